@@ -1,0 +1,467 @@
+//! The words of one arena: who holds it, and how far it is filled.
+//!
+//! ```text
+//! arena word   generation:44 | owner:16 | state:3 | 0      FREE 0, EXCLUSIVE 4, NAMED 5
+//! cursor       low 32 bits of the generation | next free offset, in 16-byte units
+//! live         low 32 bits of the generation | allocations alive, counted by an exclusive holder
+//! ```
+//!
+//! The cursor carries the life it belongs to, so a holder of an earlier life cannot bump the
+//! next one (but for one that was stopped for exactly 2^32 lives); so does the count. A return
+//! resets the cursor first and frees the word last, so a FREE arena always has an empty cursor of
+//! its own life. Both are exchanges from what the returner's life left there, so that an arena
+//! that is given back twice at once is given back once.
+
+use goumem_alloc::{Generation, SessionNumber};
+
+use crate::slot::fence_before_reuse;
+use crate::sync::{AtomicU64, Ordering, fence, load_acquire};
+
+const GENERATION_SHIFT: u32 = 20;
+const OWNER_SHIFT: u32 = 4;
+const STATE_SHIFT: u32 = 1;
+
+/// How many races in a row the daemon loses against a cursor that somebody keeps bumping, before
+/// it overwrites it: so many are malice, which must not stall a sweep.
+const MAX_LOST_RACES: u32 = 100;
+
+/// Who may use an arena.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ArenaState {
+    /// Nobody: to be had by `claim`.
+    Free,
+    /// One session, without asking the daemon.
+    Exclusive,
+    /// The sessions in its holder records, by name.
+    Named,
+}
+
+/// One reading of an [`ArenaWord`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ArenaSnapshot(u64);
+
+impl ArenaSnapshot {
+    fn pack(generation: Generation, owner: SessionNumber, state: ArenaState) -> Self {
+        let state = match state {
+            ArenaState::Free => 0u64,
+            ArenaState::Exclusive => 4,
+            ArenaState::Named => 5,
+        };
+        Self(
+            generation.get() << GENERATION_SHIFT
+                | u64::from(owner.get()) << OWNER_SHIFT
+                | state << STATE_SHIFT,
+        )
+    }
+
+    /// Returns which life of the arena this is.
+    pub fn generation(self) -> Generation {
+        Generation::new(self.0 >> GENERATION_SHIFT).expect("44 bits are left after the shift")
+    }
+
+    /// Returns the exclusive holder, else nobody.
+    pub fn owner(self) -> SessionNumber {
+        let bits = self.0 >> OWNER_SHIFT & 0xffff;
+        SessionNumber::new(u16::try_from(bits).expect("masked to 16 bits"))
+    }
+
+    /// Returns the state, or `None` for bits that no transition writes.
+    pub fn state(self) -> Option<ArenaState> {
+        match self.0 >> STATE_SHIFT & 0b111 {
+            0 => Some(ArenaState::Free),
+            4 => Some(ArenaState::Exclusive),
+            5 => Some(ArenaState::Named),
+            _ => None,
+        }
+    }
+
+    /// The word after this life: FREE in the next one. A generation at its maximum stays there;
+    /// such an arena is never claimed again.
+    fn next_life(self) -> Self {
+        let generation = self.generation().next().unwrap_or(Generation::MAX);
+        Self::pack(generation, SessionNumber::NOBODY, ArenaState::Free)
+    }
+
+    /// Returns whether a handle of `generation` names a held arena here.
+    pub fn is_held(self, generation: Generation) -> bool {
+        self.generation() == generation
+            && matches!(
+                self.state(),
+                Some(ArenaState::Exclusive | ArenaState::Named)
+            )
+    }
+}
+
+/// Why a transition of an arena was refused. Nothing was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ArenaRefusal {
+    /// Another life, or not held.
+    Stale,
+    /// Somebody else holds it alone.
+    NotOwner(SessionNumber),
+    /// It is shared by name.
+    Shared,
+    /// Its generations are spent.
+    GenerationsSpent,
+}
+
+/// The words of one arena, 128 bytes apart from the next one's.
+#[derive(Debug, Clone, Copy)]
+pub struct ArenaWords<'a> {
+    word: &'a AtomicU64,
+    cursor: &'a AtomicU64,
+    live: &'a AtomicU64,
+}
+
+/// Units of 16 bytes, the grain of a cursor.
+type Units = u32;
+
+impl<'a> ArenaWords<'a> {
+    /// Returns the arena whose words these are.
+    pub fn new(word: &'a AtomicU64, cursor: &'a AtomicU64, live: &'a AtomicU64) -> Self {
+        Self { word, cursor, live }
+    }
+
+    /// Returns what the arena word says now.
+    pub fn load(self) -> ArenaSnapshot {
+        // ORDERING: pairs with the Release of every transition below.
+        ArenaSnapshot(load_acquire(self.word))
+    }
+
+    /// Claims a free arena: FREE → EXCLUSIVE(owner). Returns its generation, or `None` when it
+    /// is not free or its generations are spent.
+    pub fn claim(self, owner: SessionNumber) -> Option<Generation> {
+        let found = self.load();
+        let generation = found.generation();
+        if found.state() != Some(ArenaState::Free) || generation == Generation::MAX {
+            return None;
+        }
+        let next = ArenaSnapshot::pack(generation, owner, ArenaState::Exclusive);
+        // ORDERING: AcqRel; Acquire pairs with the Release in `give_back`, so the empty cursor
+        // is visible. CRASH: the sweep of `owner` finds the word and gives the arena back.
+        self.word
+            .compare_exchange(found.0, next.0, Ordering::AcqRel, Ordering::Relaxed)
+            .ok()?;
+        let empty = join(generation.low32(), 0);
+        // ORDERING: Relaxed; from here on both words are this holder's.
+        self.live.store(empty, Ordering::Relaxed);
+        if self.cursor.load(Ordering::Relaxed) != empty {
+            // Only a writer outside this library leaves another: the holder's must work all the
+            // same.
+            self.cursor.store(empty, Ordering::Relaxed);
+        }
+        fence_before_reuse();
+        Some(generation)
+    }
+
+    /// Gives an arena back: EXCLUSIVE(owner) → FREE with the next generation.
+    ///
+    /// # Errors
+    /// `Stale`, `NotOwner`, `Shared`.
+    pub fn give_back(
+        self,
+        generation: Generation,
+        owner: SessionNumber,
+    ) -> Result<(), ArenaRefusal> {
+        let found = self.exclusive(generation, owner)?;
+        self.free_last(found)
+    }
+
+    /// Names the arena: EXCLUSIVE(owner) → NAMED. The daemon has written the holder record.
+    ///
+    /// # Errors
+    /// `Stale`, `NotOwner`, `Shared`.
+    pub fn share(self, generation: Generation, owner: SessionNumber) -> Result<(), ArenaRefusal> {
+        let found = self.exclusive(generation, owner)?;
+        let next = ArenaSnapshot::pack(generation, SessionNumber::NOBODY, ArenaState::Named);
+        // ORDERING: AcqRel, pairs with `load`. CRASH: the record stands; recovery redoes this.
+        self.word
+            .compare_exchange(found.0, next.0, Ordering::AcqRel, Ordering::Relaxed)
+            .map(|_| ())
+            .map_err(|_| ArenaRefusal::Stale)
+    }
+
+    /// Frees a named arena after its last holder record is gone: NAMED → FREE.
+    ///
+    /// # Errors
+    /// `Stale` unless it is named in this life.
+    pub fn release_named(self, generation: Generation) -> Result<(), ArenaRefusal> {
+        let found = self.load();
+        if found.generation() != generation || found.state() != Some(ArenaState::Named) {
+            return Err(ArenaRefusal::Stale);
+        }
+        self.free_last(found)
+    }
+
+    /// Gives the arena back if `dead` holds it alone; returns whether it did.
+    pub fn sweep(self, dead: SessionNumber) -> bool {
+        let found = self.load();
+        if found.state() != Some(ArenaState::Exclusive) || found.owner() != dead {
+            return false;
+        }
+        self.free_last_of_nobody(found);
+        true
+    }
+
+    /// Frees an arena whatever its word says, for recovery and for words that nothing vouches
+    /// for.
+    pub fn force_free(self) {
+        let found = self.load();
+        if found.state() != Some(ArenaState::Free) || self.used(found.generation()) != 0 {
+            self.free_last_of_nobody(found);
+        }
+    }
+
+    /// Empties an arena one holds alone and raises its generation, so that every handle into it
+    /// is stale. Returns the new generation.
+    ///
+    /// # Errors
+    /// `Stale`, `NotOwner`, `Shared`, `GenerationsSpent`.
+    pub fn reset(
+        self,
+        generation: Generation,
+        owner: SessionNumber,
+    ) -> Result<Generation, ArenaRefusal> {
+        let found = self.exclusive(generation, owner)?;
+        let raised = generation.next().ok_or(ArenaRefusal::GenerationsSpent)?;
+        let next = ArenaSnapshot::pack(raised, owner, ArenaState::Exclusive);
+        self.empty_cursor(generation, raised);
+        // ORDERING: AcqRel, pairs with `load`. CRASH: cursor of the next life, word of this one:
+        // nobody can bump, and the sweep gives the arena back.
+        self.word
+            .compare_exchange(found.0, next.0, Ordering::AcqRel, Ordering::Relaxed)
+            .map_err(|_| ArenaRefusal::Stale)?;
+        // ORDERING: Relaxed; nobody but us knows the new generation yet.
+        self.live.store(join(raised.low32(), 0), Ordering::Relaxed);
+        fence_before_reuse();
+        Ok(raised)
+    }
+
+    /// Advances the cursor by `size` units from the next multiple of `align` units and returns
+    /// where the allocation starts.
+    ///
+    /// # Errors
+    /// `Err(None)` when the cursor belongs to another life; `Err(Some(units left))` when full.
+    pub fn bump(
+        self,
+        generation: Generation,
+        size: Units,
+        align: Units,
+        limit: Units,
+    ) -> Result<Units, Option<Units>> {
+        // ORDERING: Relaxed; pairs with nothing. The cursor carries no data: bytes are published
+        // by whatever passes the handle on.
+        let mut current = self.cursor.load(Ordering::Relaxed);
+        loop {
+            let (life, next) = split(current);
+            if life != generation.low32() {
+                return Err(None);
+            }
+            let start = next.checked_next_multiple_of(align.max(1));
+            let end = start
+                .and_then(|s| s.checked_add(size))
+                .filter(|&e| e <= limit);
+            let (Some(start), Some(end)) = (start, end) else {
+                return Err(Some(limit.saturating_sub(next)));
+            };
+            // ORDERING: AcqRel; pairs with the Acquire loads in `free_newest`: who sees the
+            // exchange sees the count that came before it.
+            // CRASH: the bytes belong to this life and go with it.
+            match self.cursor.compare_exchange_weak(
+                current,
+                join(life, end),
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return Ok(start),
+                Err(seen) => current = seen,
+            }
+        }
+    }
+
+    /// Counts an allocation that an exclusive holder is about to bump for: before the bump, so
+    /// that a free on another thread does not take an earlier one for the last.
+    pub fn count_alloc(self, generation: Generation) {
+        // ORDERING: Relaxed; the exchange decides.
+        let mut current = self.live.load(Ordering::Relaxed);
+        loop {
+            let (life, live) = split(current);
+            if life != generation.low32() {
+                return;
+            }
+            let next = join(life, live.saturating_add(1));
+            // ORDERING: AcqRel; pairs with the loads in `free_newest`, by way of the bump.
+            // CRASH: a count without its bump goes with the arena, as its holder does.
+            match self.live.compare_exchange_weak(
+                current,
+                next,
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return,
+                Err(seen) => current = seen,
+            }
+        }
+    }
+
+    /// Takes back a count whose bump failed.
+    pub fn uncount_alloc(self, generation: Generation) {
+        self.free_newest(generation, Units::MAX, 0);
+    }
+
+    /// Frees an allocation of an exclusive holder: the newest one's bytes come back, and the
+    /// last living one empties the arena.
+    ///
+    /// While our own count stands nobody else takes theirs for the last, so the cursor cannot be
+    /// emptied and filled again to the value that was read; and a bump that is not in that value
+    /// makes the exchange fail, where one that is in it was counted before.
+    pub fn free_newest(self, generation: Generation, start: Units, size: Units) {
+        let life = generation.low32();
+        let mut given = false;
+        loop {
+            // Cursor first, count second.
+            // ORDERING: Acquire; pairs with the exchange in `bump`, which comes after its count.
+            let cursor = self.cursor.load(Ordering::Acquire);
+            // ORDERING: Acquire; as above.
+            let live = self.live.load(Ordering::Acquire);
+            let ((cursor_life, next), (live_life, count)) = (split(cursor), split(live));
+            if cursor_life != life || live_life != life || count == 0 {
+                return;
+            }
+            let newest = !given && start.checked_add(size) == Some(next);
+            if newest || count == 1 {
+                let to = join(life, if count == 1 { 0 } else { start });
+                // ORDERING: AcqRel as in `bump`. CRASH: one step.
+                let outcome = self.cursor.compare_exchange_weak(
+                    cursor,
+                    to,
+                    Ordering::AcqRel,
+                    Ordering::Relaxed,
+                );
+                if outcome.is_err() {
+                    continue;
+                }
+                given = true;
+            }
+            // ORDERING: AcqRel; pairs with the Acquire load above, in whoever is the last.
+            let outcome = self.live.compare_exchange_weak(
+                live,
+                join(life, count - 1),
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            );
+            if outcome.is_ok() {
+                return;
+            }
+        }
+    }
+
+    /// Returns how many units of this life are filled; readers bound it by the arena's size.
+    pub fn used(self, generation: Generation) -> Units {
+        let (life, next) = split(self.cursor.load(Ordering::Relaxed));
+        if life == generation.low32() { next } else { 0 }
+    }
+
+    fn exclusive(
+        self,
+        generation: Generation,
+        owner: SessionNumber,
+    ) -> Result<ArenaSnapshot, ArenaRefusal> {
+        let found = self.load();
+        match found.state() {
+            _ if found.generation() != generation => Err(ArenaRefusal::Stale),
+            Some(ArenaState::Exclusive) if found.owner() == owner => Ok(found),
+            Some(ArenaState::Exclusive) => Err(ArenaRefusal::NotOwner(found.owner())),
+            Some(ArenaState::Named) => Err(ArenaRefusal::Shared),
+            Some(ArenaState::Free) | None => Err(ArenaRefusal::Stale),
+        }
+    }
+
+    /// Cursor first, word last; only whoever's exchange of the word succeeds has freed it.
+    fn free_last(self, found: ArenaSnapshot) -> Result<(), ArenaRefusal> {
+        let next = found.next_life();
+        self.empty_cursor(found.generation(), next.generation());
+        // ORDERING: Release; pairs with the Acquire in `load`: whoever sees FREE sees the cursor.
+        // CRASH: one step.
+        self.word
+            .compare_exchange(found.0, next.0, Ordering::AcqRel, Ordering::Relaxed)
+            .map(|_| ())
+            .map_err(|_| ArenaRefusal::Stale)
+    }
+
+    /// As `free_last`, for an arena that nobody who keeps to the rules holds: a word that changes
+    /// all the same is overwritten.
+    fn free_last_of_nobody(self, found: ArenaSnapshot) {
+        if self.free_last(found).is_err() {
+            // ORDERING: as in `free_last`. CRASH: one step.
+            self.word.store(found.next_life().0, Ordering::Release);
+        }
+    }
+
+    /// Hands the cursor from one life to the next, unless that was done before.
+    fn empty_cursor(self, from: Generation, to: Generation) {
+        let empty = join(to.low32(), 0);
+        // ORDERING: Relaxed; the exchange decides.
+        let mut current = self.cursor.load(Ordering::Relaxed);
+        for _ in 0..MAX_LOST_RACES {
+            if split(current).0 != from.low32() {
+                return;
+            }
+            // ORDERING: Release, so that a bump of the old life that sees it fails by its life.
+            // CRASH: the word still names the holder; the sweep gives the arena back.
+            match self.cursor.compare_exchange_weak(
+                current,
+                empty,
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return,
+                Err(seen) => current = seen,
+            }
+        }
+        // ORDERING: as above.
+        self.cursor.store(empty, Ordering::Release);
+    }
+}
+
+/// The pool-wide word by which the daemon says that somebody waits for an arena.
+#[derive(Debug, Clone, Copy)]
+pub struct WaitersFlag<'a>(&'a AtomicU64);
+
+impl<'a> WaitersFlag<'a> {
+    /// Returns the flag in that word.
+    pub fn new(word: &'a AtomicU64) -> Self {
+        Self(word)
+    }
+
+    /// Says whether somebody waits. Who waits looks for a free arena once more afterwards.
+    ///
+    /// CRASH: a flag without waiters costs a call to the daemon.
+    pub fn set(self, waiting: bool) {
+        self.0.store(u64::from(waiting), Ordering::Relaxed);
+        // ORDERING: SeqCst fence; pairs with the one in `is_set`.
+        fence(Ordering::SeqCst);
+    }
+
+    /// Returns whether somebody waits. The caller has freed an arena before: either it sees the
+    /// flag, or whoever set the flag sees the arena.
+    pub fn is_set(self) -> bool {
+        // ORDERING: SeqCst fence; pairs with the one in `set`: a store and then a load on both
+        // sides, of which at least one must see the other's store.
+        fence(Ordering::SeqCst);
+        self.0.load(Ordering::Relaxed) != 0
+    }
+}
+
+fn split(cursor: u64) -> (u32, Units) {
+    let high = u32::try_from(cursor >> 32).expect("32 bits are left after the shift");
+    let low = u32::try_from(cursor & 0xffff_ffff).expect("masked to 32 bits");
+    (high, low)
+}
+
+fn join(life: u32, next: Units) -> u64 {
+    u64::from(life) << 32 | u64::from(next)
+}
+
+#[cfg(test)]
+mod tests;

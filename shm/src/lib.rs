@@ -1,0 +1,66 @@
+//! Mappings, slot words, page map and leased spans of goumem: all of its unsafe code.
+//!
+//! Bottom up: [`os`] (segments, mappings, fds, pidfds) and [`sync`] (atomics) → the words
+//! ([`slot`], [`shape`], [`page_map`], [`note`], [`records`], [`header`], [`arena`]) →
+//! [`pool_memory`] and [`arena_memory`] (from a handle to a block) → [`leased_span`] (which
+//! blocks are free) → [`block`] (typed references). docs/layout.md has every bit.
+//!
+//! # Exclusivity
+//!
+//! [`OwnedBlock`] gives `&T` and `&mut T` into memory that other processes map writable. That is
+//! sound under one condition, stated here once: **every writer of the pool uses this library**
+//! (or keeps to docs/layout.md). Then a block that is private, or taken over, is written by its
+//! holder alone: its slot is taken in the one bitmap of the span's one agent, or its word is
+//! SHARED by this session in a generation that nobody else has a handle for. A writer that does
+//! not keep to it can change *values* under a reference. It cannot break *validity*: references
+//! are given only for types of which every bit pattern is a value ([`Plain`]), lengths and
+//! addresses come from private memory, and the mapping cannot shrink. The writers of a pool are
+//! one trust domain; whoever needs protection from another uses another pool.
+//!
+//! Blocks that others can reach are never seen as `&T`: they are copied in and out by raw
+//! pointers (see [`os::mapping`], "The payload rule"), or seen as atomics ([`AtomicElement`]).
+
+#![cfg_attr(
+    loom,
+    expect(dead_code, reason = "models use the words, not what maps them")
+)]
+
+#[cfg(not(loom))]
+pub mod arena_memory;
+#[cfg(not(loom))]
+pub mod block;
+#[cfg(not(loom))]
+pub mod element;
+#[cfg(not(loom))]
+pub mod leased_span;
+#[cfg(not(loom))]
+pub mod os;
+#[cfg(not(loom))]
+pub mod pool_memory;
+#[cfg(not(loom))]
+mod raw_block;
+#[cfg(all(test, not(loom)))]
+mod test_daemon;
+
+pub mod arena;
+mod bitmap;
+pub mod error;
+pub mod header;
+pub mod note;
+pub mod page_map;
+pub mod records;
+pub mod shape;
+pub mod slot;
+pub mod sync;
+
+pub use error::{AccessError, SegmentRefusal};
+pub use goumem_alloc::TypeTag;
+
+#[cfg(not(loom))]
+pub use {
+    arena_memory::{ArenaMemory, arena_data_plan},
+    block::OwnedBlock,
+    element::{AtomicElement, Plain, ShmType, type_tag_of_name},
+    leased_span::{LeasedSpan, RawBlock, SpanLease, TakenBlocks},
+    pool_memory::{BlockPlace, PoolMemory, data_plan, pool_geometry},
+};

@@ -1,0 +1,168 @@
+//! The page-map entry: everything `resolve` needs to know of a 64 KiB page, in one `u64` of
+//! CONTROL that only the daemon writes.
+//!
+//! ```text
+//!  63 62 61     55 54  52 51        36 35       24 23               0
+//! ┌─────┬─────────┬──────┬────────────┬───────────┬──────────────────┐
+//! │state│ class:7 │flag:3│ lessee:16  │ epoch:12  │ pages:24         │
+//! └─────┴─────────┴──────┴────────────┴───────────┴──────────────────┘
+//! ```
+//!
+//! `pages` is the span's length in its HEAD entry and the way back to the head in an INTERIOR
+//! one. The epoch counts the leases of a page, so that a Return for an earlier one is refused.
+
+use goumem_alloc::{PageCount, SessionNumber, SizeClass};
+
+use crate::sync::{AtomicU64, Ordering, load_acquire};
+
+const STATE_SHIFT: u32 = 62;
+const CLASS_SHIFT: u32 = 55;
+const LESSEE_SHIFT: u32 = 36;
+const EPOCH_SHIFT: u32 = 24;
+const CLASS_MASK: u64 = 0x7f;
+const LESSEE_MASK: u64 = 0xffff;
+const EPOCH_MASK: u64 = 0xfff;
+const PAGES_MASK: u64 = 0xff_ffff;
+
+/// Counts the leases of a page, modulo 2^12.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpanEpoch(u16);
+
+impl SpanEpoch {
+    /// The epoch of a page that was never granted.
+    pub const ZERO: Self = Self(0);
+
+    /// Returns the epoch numbered `value`, or `None` above 12 bits.
+    pub fn new(value: u32) -> Option<Self> {
+        u16::try_from(value)
+            .ok()
+            .filter(|&e| u64::from(e) <= EPOCH_MASK)
+            .map(Self)
+    }
+
+    /// Returns the number.
+    pub fn get(self) -> u16 {
+        self.0
+    }
+
+    /// Returns the epoch of the next lease.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self((self.0 + 1) & 0xfff)
+    }
+}
+
+/// One page-map entry, taken apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PageEntry {
+    /// In no span; the epoch is that of its last lease.
+    Free {
+        /// The epoch of the last lease.
+        epoch: SpanEpoch,
+    },
+    /// The first page of a span.
+    Head {
+        /// The class of the span's blocks.
+        class: SizeClass,
+        /// Who leases it; nobody when it is abandoned.
+        lessee: SessionNumber,
+        /// The epoch of this lease.
+        epoch: SpanEpoch,
+        /// The span's length.
+        pages: PageCount,
+    },
+    /// A later page of a span.
+    Interior {
+        /// The class of the span's blocks.
+        class: SizeClass,
+        /// The way back to the head.
+        back: PageCount,
+        /// The epoch of the page's own last lease, kept while it is interior.
+        epoch: SpanEpoch,
+    },
+    /// Withheld for good: its generations are spent or its words are not to be believed.
+    Retired,
+}
+
+impl PageEntry {
+    /// Returns the entry's bits.
+    pub fn to_bits(self) -> u64 {
+        let class_bits = |class: SizeClass| u64::from(class.index()) << CLASS_SHIFT;
+        match self {
+            Self::Free { epoch } => u64::from(epoch.0) << EPOCH_SHIFT,
+            Self::Head {
+                class,
+                lessee,
+                epoch,
+                pages,
+            } => {
+                1 << STATE_SHIFT
+                    | class_bits(class)
+                    | u64::from(lessee.get()) << LESSEE_SHIFT
+                    | u64::from(epoch.0) << EPOCH_SHIFT
+                    | u64::from(pages.get()) & PAGES_MASK
+            }
+            Self::Interior { class, back, epoch } => {
+                2 << STATE_SHIFT
+                    | class_bits(class)
+                    | u64::from(epoch.0) << EPOCH_SHIFT
+                    | u64::from(back.get()) & PAGES_MASK
+            }
+            Self::Retired => 3 << STATE_SHIFT,
+        }
+    }
+
+    /// Returns the entry that the bits say, or `None` for bits that no daemon writes.
+    pub fn from_bits(bits: u64) -> Option<Self> {
+        let narrow = |shift: u32, mask: u64| u32::try_from(bits >> shift & mask).expect("masked");
+        let class = || SizeClass::from_index(u8::try_from(narrow(CLASS_SHIFT, CLASS_MASK)).ok()?);
+        let epoch = SpanEpoch(u16::try_from(narrow(EPOCH_SHIFT, EPOCH_MASK)).ok()?);
+        let pages = PageCount::new(narrow(0, PAGES_MASK));
+        Some(match bits >> STATE_SHIFT {
+            0 => Self::Free { epoch },
+            1 if pages.get() > 0 => Self::Head {
+                class: class()?,
+                lessee: SessionNumber::new(u16::try_from(narrow(LESSEE_SHIFT, LESSEE_MASK)).ok()?),
+                epoch,
+                pages,
+            },
+            2 if pages.get() > 0 => Self::Interior {
+                class: class()?,
+                back: pages, epoch,
+            },
+            3 => Self::Retired,
+            _ => return None,
+        })
+    }
+}
+
+/// The shared word that holds a [`PageEntry`].
+#[derive(Debug)]
+#[repr(transparent)]
+pub struct PageEntryWord(AtomicU64);
+
+impl PageEntryWord {
+    #[cfg(not(loom))]
+    pub(crate) fn from_atomic(word: &AtomicU64) -> &Self {
+        // SAFETY:
+        // - PageEntryWord is repr(transparent) over AtomicU64;
+        // - the lifetime of the result is that of the argument.
+        unsafe { &*std::ptr::from_ref(word).cast::<Self>() }
+    }
+
+    /// Returns the entry, or `None` for bits that no daemon writes.
+    ///
+    /// # Memory ordering
+    /// Acquire: the span's initialised slot words are visible after.
+    pub fn load(&self) -> Option<PageEntry> {
+        // ORDERING: pairs with the Release store in `publish`.
+        PageEntry::from_bits(load_acquire(&self.0))
+    }
+
+    /// Publishes the entry; a HEAD or FREE entry is the commit of a lease or a return.
+    pub fn publish(&self, entry: PageEntry) {
+        // ORDERING: pairs with the Acquire in `load`.
+        // CRASH: one step. Interior entries and words without a head entry are a free page.
+        self.0.store(entry.to_bits(), Ordering::Release);
+    }
+}

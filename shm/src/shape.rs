@@ -1,0 +1,70 @@
+//! The shape word: what a block was allocated as, in a cold table beside the slot words.
+//!
+//! ```text
+//!  63                     40 39                                         0
+//! ┌─────────────────────────┬────────────────────────────────────────────┐
+//! │ element type tag : 24   │ length in bytes : 40                       │
+//! └─────────────────────────┴────────────────────────────────────────────┘
+//! ```
+//!
+//! It is written before the block is exported and checked against the class size by every
+//! reader, since any writer of the pool may have spoilt it.
+
+use goumem_alloc::TypeTag;
+
+use crate::sync::{AtomicU64, Ordering};
+
+const LENGTH_BITS: u32 = 40;
+const LENGTH_MASK: u64 = (1 << LENGTH_BITS) - 1;
+
+/// The element type and length of a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    /// What the bytes are; `TypeTag::UNTYPED` fits every type.
+    pub type_tag: TypeTag,
+    /// Bytes asked for, up to 2^40 − 1.
+    pub length_bytes: u64,
+}
+
+/// The longest block a shape word can describe, in bytes.
+pub const MAX_LENGTH_BYTES: u64 = LENGTH_MASK;
+
+/// The shared word that holds a [`Shape`].
+#[derive(Debug)]
+#[repr(transparent)]
+pub struct ShapeWord(AtomicU64);
+
+impl ShapeWord {
+    #[cfg(not(loom))]
+    pub(crate) fn from_atomic(word: &AtomicU64) -> &Self {
+        // SAFETY:
+        // - ShapeWord is repr(transparent) over AtomicU64;
+        // - the lifetime of the result is that of the argument.
+        unsafe { &*std::ptr::from_ref(word).cast::<Self>() }
+    }
+
+    /// Writes the shape of a block that is not exported yet.
+    ///
+    /// CRASH: the slot word is still FREE, so nobody reads the shape.
+    pub fn store(&self, shape: Shape) {
+        debug_assert!(
+            shape.length_bytes <= MAX_LENGTH_BYTES,
+            "lengths are checked at the edge"
+        );
+        let word =
+            u64::from(shape.type_tag.get()) << LENGTH_BITS | shape.length_bytes & LENGTH_MASK;
+        // ORDERING: Relaxed; pairs with nothing. The slot word's Release store publishes it.
+        self.0.store(word, Ordering::Relaxed);
+    }
+
+    /// Returns the shape. Whoever uses the length checks it against the class first.
+    pub fn load(&self) -> Shape {
+        // ORDERING: Relaxed; the reader has loaded the slot word with Acquire.
+        let word = self.0.load(Ordering::Relaxed);
+        let tag = u32::try_from(word >> LENGTH_BITS).expect("24 bits are left after the shift");
+        Shape {
+            type_tag: TypeTag::new(tag).expect("24 bits"),
+            length_bytes: word & LENGTH_MASK,
+        }
+    }
+}
