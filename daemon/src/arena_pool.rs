@@ -1,0 +1,447 @@
+//! A pool of arenas, as its one owner sees it. Getting, bumping and returning need no daemon;
+//! what does is sharing by name (the holder records), waiting (one FIFO for everybody), and a
+//! session's death.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use goumem_alloc::{Handle, PoolId, SessionNumber};
+use goumem_proto::model::{
+    Access, ArenaHolder, ArenaHolders, ArenaInfo, ArenaPoolInfo, ArenaPoolStat, Backing,
+    Permissions, RequestId,
+};
+use goumem_proto::name::{ArenaName, PoolName};
+use goumem_shm::arena::ArenaState;
+use goumem_shm::header::PoolState as HeaderState;
+use goumem_shm::os::Segment;
+use goumem_shm::{AccessError, ArenaMemory};
+
+use crate::error::Error;
+use crate::permission;
+use crate::pool::{Shared, TablePages};
+use crate::session::{Caller, Session};
+
+mod holders;
+mod waiters;
+
+pub use waiters::{GrantedArena, WaitTicket, Waited};
+use holders::Holders;
+use waiters::Waiter;
+
+/// An arena pool.
+#[derive(Debug)]
+pub struct ArenaPool {
+    /// Never reused.
+    pub id: PoolId,
+    /// Its name.
+    pub name: PoolName,
+    /// What backs it.
+    pub backing: Backing,
+    /// Who may open it.
+    pub permissions: Permissions,
+    shared: Arc<Shared>,
+    memory: ArenaMemory,
+    control: Segment,
+    data: Segment,
+    /// Payload bytes, all committed at creation.
+    payload_bytes: u64,
+    state: Mutex<ArenaPoolState>,
+}
+
+#[derive(Debug)]
+struct ArenaPoolState {
+    waiters: VecDeque<Waiter>,
+    next_ticket: u64,
+    /// Where the search for a free arena begins.
+    search_from: u32,
+    holders: Holders,
+    tables: TablePages,
+    data_table_bytes: u64,
+    mapped_by: HashSet<SessionNumber>,
+    destroying: bool,
+}
+
+/// The segments of an arena pool to be, and everything about it that is settled.
+#[derive(Debug)]
+pub(crate) struct ArenaPoolParts {
+    pub(crate) id: PoolId,
+    pub(crate) name: PoolName,
+    pub(crate) backing: Backing,
+    pub(crate) permissions: Permissions,
+    pub(crate) memory: ArenaMemory,
+    pub(crate) control: Segment,
+    pub(crate) data: Segment,
+    pub(crate) control_tables: TablePages,
+    pub(crate) data_table_bytes: u64,
+}
+
+impl ArenaPool {
+    /// Puts an arena pool together. Payload and tables are committed and in the budget.
+    pub(crate) fn new(parts: ArenaPoolParts, shared: Arc<Shared>) -> Self {
+        let payload = parts.memory.geometry().payload_range();
+        let pool = Self {
+            id: parts.id,
+            name: parts.name,
+            backing: parts.backing,
+            permissions: parts.permissions,
+            shared,
+            memory: parts.memory,
+            control: parts.control,
+            data: parts.data,
+            payload_bytes: payload.end - payload.start,
+            state: Mutex::new(ArenaPoolState {
+                waiters: VecDeque::new(),
+                next_ticket: 0,
+                search_from: 0,
+                holders: Holders::default(),
+                tables: parts.control_tables,
+                data_table_bytes: parts.data_table_bytes,
+                mapped_by: HashSet::new(),
+                destroying: false,
+            }),
+        };
+        pool.memory.set_waiters(false);
+        pool
+    }
+
+    /// Frees every arena after a restart: whoever held them is gone.
+    pub(crate) fn recover(&self) {
+        for index in 0..self.memory.geometry().arenas() {
+            if let Some(words) = self.memory.words(index) {
+                words.force_free();
+            }
+        }
+        for index in 0..goumem_alloc::MAX_RECORDS {
+            match self.memory.record(index) {
+                Some(record) if record.load() != Ok(None) => record.clear(),
+                Some(_) => {}
+                None => break,
+            }
+        }
+    }
+
+    /// Returns what the arena pool is.
+    pub fn info(&self) -> ArenaPoolInfo {
+        ArenaPoolInfo {
+            pool_id: self.id,
+            name: self.name.clone(),
+            arenas: self.memory.geometry().arenas(),
+            arena_bytes: self.memory.geometry().arena_bytes(),
+            backing: self.backing,
+            permissions: self.permissions,
+            os_name: self.data.os_name().map(str::to_owned),
+        }
+    }
+
+    /// Refuses a caller who may not use the arena pool so.
+    ///
+    /// # Errors
+    /// `PermissionDenied`.
+    pub fn require(&self, caller: &Caller, access: Access) -> Result<(), Error> {
+        permission::require(caller, &self.permissions, access, self.name.as_str())
+    }
+
+    /// Counts its arenas.
+    pub fn stat(&self) -> ArenaPoolStat {
+        let state = self.lock();
+        let mut stat = ArenaPoolStat {
+            pool: self.info(),
+            free: 0,
+            exclusive: 0,
+            named: 0,
+            waiting: u32::try_from(state.waiters.len()).unwrap_or(u32::MAX),
+            used_bytes: 0,
+            committed_bytes: self.payload_bytes,
+            table_bytes: state.data_table_bytes + state.tables.bytes(),
+            sessions: u32::try_from(state.mapped_by.len()).unwrap_or(u32::MAX),
+        };
+        for index in 0..self.memory.geometry().arenas() {
+            let Some(words) = self.memory.words(index) else { continue };
+            let word = words.load();
+            match word.state() {
+                Some(ArenaState::Exclusive) => stat.exclusive += 1,
+                Some(ArenaState::Named) => stat.named += 1,
+                Some(ArenaState::Free) | None => {
+                    stat.free += 1;
+                    continue;
+                }
+            }
+            let handle = self.memory.handle(index, word.generation());
+            stat.used_bytes += self.memory.used_bytes(handle).unwrap_or(0);
+        }
+        stat
+    }
+
+    /// Hands the memory to a session: CONTROL read-only, DATA as `access` says.
+    ///
+    /// # Errors
+    /// `SessionExpired`, `PoolDestroyed`, `Os`.
+    pub fn hand_out(&self, session: &Session, access: Access) -> Result<(OwnedFd, OwnedFd), Error> {
+        let mut state = self.lock();
+        session.require_live()?;
+        self.require_usable(&state)?;
+        let control =
+            self.control.hand_out(false).map_err(|e| Error::os("hand out CONTROL", e))?;
+        let data = self
+            .data
+            .hand_out(access == Access::ReadWrite)
+            .map_err(|e| Error::os("hand out DATA", e))?;
+        state.mapped_by.insert(session.number);
+        Ok((control, data))
+    }
+
+    /// Returns an arena one holds alone.
+    ///
+    /// # Errors
+    /// `Access`: stale, not owner, shared.
+    pub fn give_back(
+        self: &Arc<Self>,
+        session: &Session,
+        arena: Handle,
+        request_id: RequestId,
+    ) -> Result<(), Error> {
+        session.once(request_id, || {
+            let mut state = self.lock();
+            session.require_live()?;
+            self.memory.give_back(arena, session.number)?;
+            self.serve(&mut state);
+            Ok(())
+        })
+    }
+
+    /// Allocates in an arena that the session holds.
+    ///
+    /// # Errors
+    /// `Access`: not owner, stale, full.
+    pub fn alloc(
+        &self,
+        session: &Session,
+        arena: Handle,
+        size_bytes: u64,
+        align_bytes: u64,
+        request_id: RequestId,
+    ) -> Result<Handle, Error> {
+        session.once(request_id, || {
+            let state = self.lock();
+            session.require_live()?;
+            self.require_holder(&state, session, arena)?;
+            Ok(self.memory.alloc(arena, session.number, size_bytes, align_bytes)?)
+        })
+    }
+
+    /// Frees an allocation; returns the bytes in use after.
+    ///
+    /// # Errors
+    /// `Access`: not owner, stale, out of range.
+    pub fn free(
+        &self,
+        session: &Session,
+        allocation: Handle,
+        size_bytes: u64,
+        request_id: RequestId,
+    ) -> Result<u64, Error> {
+        session.once(request_id, || {
+            let state = self.lock();
+            session.require_live()?;
+            self.require_holder(&state, session, allocation)?;
+            Ok(self.memory.free(allocation, session.number, size_bytes)?)
+        })
+    }
+
+    /// Empties an arena one holds alone; returns its new handle.
+    ///
+    /// # Errors
+    /// `Access`: not owner, stale, shared.
+    pub fn reset(
+        &self,
+        session: &Session,
+        arena: Handle,
+        request_id: RequestId,
+    ) -> Result<ArenaInfo, Error> {
+        session.once(request_id, || {
+            let _state = self.lock();
+            session.require_live()?;
+            let arena = self.memory.reset(arena, session.number)?;
+            Ok(self.arena_info(arena, Access::ReadWrite))
+        })
+    }
+
+    /// Copies bytes out of an arena, from where the handle points, checked again after.
+    ///
+    /// # Errors
+    /// `Access`.
+    pub fn read(&self, handle: Handle, offset_bytes: u64, into: &mut [u8]) -> Result<(), Error> {
+        Ok(self.memory.read(handle, offset_bytes, into)?)
+    }
+
+    /// Copies bytes into an arena that the session holds.
+    ///
+    /// # Errors
+    /// `Access`, `SessionExpired`.
+    pub fn write(
+        &self,
+        session: &Session,
+        handle: Handle,
+        offset_bytes: u64,
+        bytes: &[u8],
+    ) -> Result<(), Error> {
+        let state = self.lock();
+        session.require_live()?;
+        self.require_holder(&state, session, handle)?;
+        Ok(self.memory.write(handle, offset_bytes, bytes)?)
+    }
+
+    /// Returns how many bytes of a held arena are in use, from where the handle points.
+    ///
+    /// # Errors
+    /// `Access`.
+    pub fn used_from(&self, handle: Handle) -> Result<u64, Error> {
+        let used = self.memory.used_bytes(handle)?;
+        let at = self.memory.locate(handle)?;
+        Ok(used.saturating_sub(at.inside_bytes))
+    }
+
+    /// Begins the end: no new opens, gets or attaches. Returns the sessions to tell.
+    pub fn destroy(&self) -> Vec<SessionNumber> {
+        let mut state = self.lock();
+        state.destroying = true;
+        self.memory.header().set_state(HeaderState::Destroying);
+        // Whoever waits learns it by its closed channel.
+        state.waiters.clear();
+        self.memory.set_waiters(false);
+        state.mapped_by.iter().copied().collect()
+    }
+
+    /// Returns whether it is being destroyed and nobody maps it any more.
+    pub fn is_gone(&self) -> bool {
+        let state = self.lock();
+        state.destroying && state.mapped_by.is_empty()
+    }
+
+    /// Gives everything back: for an arena pool that is gone. Called once, before it is dropped.
+    pub(crate) fn dismantle(&self) {
+        let state = self.lock();
+        let bytes = self.payload_bytes + state.data_table_bytes + state.tables.bytes();
+        self.shared.budget.release(bytes);
+        self.shared.quotas.discharge(self.permissions.uid, self.payload_bytes);
+        for (segment, what) in [(&self.data, "DATA"), (&self.control, "CONTROL")] {
+            if let Err(error) = segment.remove() {
+                tracing::warn!(pool = %self.name, %error, "could not remove {what}");
+            }
+        }
+    }
+
+    /// Gives back what a dead session held; returns how many bytes of arenas.
+    pub fn sweep(self: &Arc<Self>, dead: &Session) -> u64 {
+        let mut state = self.lock();
+        debug_assert!(!dead.is_live(), "sessions are marked before they are swept");
+        let mut freed = 0;
+        for index in 0..self.memory.geometry().arenas() {
+            if self.memory.words(index).is_some_and(|words| words.sweep(dead.number)) {
+                freed += self.memory.geometry().arena_bytes();
+            }
+        }
+        for arena in state.holders.held_by(dead.number) {
+            if self.drop_holder(&mut state, arena, dead.number) {
+                freed += self.memory.geometry().arena_bytes();
+            }
+        }
+        state.waiters.retain(|waiter| waiter.session.number != dead.number);
+        state.mapped_by.remove(&dead.number);
+        self.serve(&mut state);
+        freed
+    }
+
+    /// Returns how many arenas a session holds, and whether it maps the pool.
+    pub fn held_by(&self, session: &Session) -> (u64, bool) {
+        let state = self.lock();
+        let exclusive = (0..self.memory.geometry().arenas())
+            .filter(|&index| {
+                self.memory.words(index).is_some_and(|words| {
+                    let word = words.load();
+                    word.state() == Some(ArenaState::Exclusive) && word.owner() == session.number
+                })
+            })
+            .count();
+        let named = state.holders.held_by(session.number).len();
+        ((exclusive + named) as u64, state.mapped_by.contains(&session.number))
+    }
+
+    /// Lists the arenas that are not free, and who holds them as far as the caller may know.
+    pub fn list_holders(&self, caller: &Caller, pid_of: impl Fn(SessionNumber) -> (u32, u32)) -> Vec<ArenaHolders> {
+        let state = self.lock();
+        let sees_all = permission::owns(caller, &self.permissions);
+        let mut list = Vec::new();
+        for index in 0..self.memory.geometry().arenas() {
+            let Some(words) = self.memory.words(index) else { continue };
+            let word = words.load();
+            let arena = self.memory.handle(index, word.generation());
+            let (name, mut holders) = match word.state() {
+                Some(ArenaState::Exclusive) => {
+                    let (uid, pid) = pid_of(word.owner());
+                    let access = Access::ReadWrite;
+                    (None, vec![ArenaHolder { session: word.owner(), uid, pid, access }])
+                }
+                Some(ArenaState::Named) => {
+                    let Some(named) = state.holders.of(index) else { continue };
+                    let holders = named.iter().map(|(session, access)| {
+                        let (uid, pid) = pid_of(session);
+                        ArenaHolder { session, uid, pid, access }
+                    });
+                    (Some(named.name().clone()), holders.collect())
+                }
+                Some(ArenaState::Free) | None => continue,
+            };
+            if !sees_all {
+                holders.retain(|holder| holder.uid == caller.uid);
+            }
+            let used_bytes = self.memory.used_bytes(arena).unwrap_or(0);
+            list.push(ArenaHolders { arena, name, used_bytes, holders });
+        }
+        list
+    }
+
+    fn arena_info(&self, arena: Handle, access: Access) -> ArenaInfo {
+        ArenaInfo { arena, size_bytes: self.memory.geometry().arena_bytes(), access }
+    }
+
+    /// Refuses a session that does not hold the arena that the handle points into, or holds it
+    /// read-only.
+    fn require_holder(
+        &self,
+        state: &ArenaPoolState,
+        session: &Session,
+        handle: Handle,
+    ) -> Result<(), Error> {
+        let (at, words) = self.memory.resolve(handle)?;
+        let word = words.load();
+        let holds = match word.state() {
+            Some(ArenaState::Exclusive) => word.owner() == session.number,
+            Some(ArenaState::Named) => state.holders.of(at.index).is_some_and(|named| {
+                named.access(session.number) == Some(Access::ReadWrite)
+            }),
+            Some(ArenaState::Free) | None => false,
+        };
+        if holds {
+            Ok(())
+        } else {
+            Err(AccessError::NotOwner { handle, owner: word.owner() }.into())
+        }
+    }
+
+    fn require_usable(&self, state: &ArenaPoolState) -> Result<(), Error> {
+        if state.destroying { Err(Error::PoolDestroyed { pool_id: self.id }) } else { Ok(()) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ArenaPoolState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Used by the holder table.
+type ByName = HashMap<ArenaName, u32>;
+type ByArena = BTreeMap<u32, holders::NamedArena>;
+
+#[cfg(test)]
+mod tests;

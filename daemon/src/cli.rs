@@ -1,0 +1,142 @@
+//! The program around the library: command line, log, signals, exit code.
+
+use std::ffi::OsString;
+use std::io;
+use std::pin::pin;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::config::{Config, ConfigError};
+use crate::listen::{ListenError, Listeners};
+use crate::logging::{self, LogError};
+use crate::run::{RunError, run};
+use crate::status::chain;
+
+/// EX_USAGE of sysexits.h: the command line or the environment is wrong.
+const EXIT_USAGE: u8 = 64;
+/// As the shell has it for a program that SIGINT ends.
+const EXIT_AT_ONCE: u8 = 130;
+/// Calls are short, and the long ones are on threads for them; more workers than this only take
+/// turns at the same locks.
+const MAX_WORKERS: usize = 4;
+/// Threads for calls that may touch many pages. More of them wait their turn.
+const MAX_BLOCKING_THREADS: usize = 64;
+
+/// Why the program ends with an error.
+#[derive(Debug, thiserror::Error)]
+enum CliError {
+    #[error("could not configure goumemd")]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Log(#[from] LogError),
+    #[error("could not start the runtime")]
+    Runtime(#[source] io::Error),
+    #[error("could not listen")]
+    Listen(#[from] ListenError),
+    #[error(transparent)]
+    Run(#[from] RunError),
+}
+
+/// Is goumemd, from its command line (the program's name first) to its exit code. Any program can
+/// become the daemon by it.
+pub fn cli_main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    match cli(args) {
+        Ok(code) => code,
+        // Help and the version, which go to stdout, and what clap has to say about flags.
+        Err(CliError::Config(ConfigError::Usage(usage))) => {
+            // Nobody is left to be told that the terminal has gone.
+            let _ = usage.print();
+            if usage.use_stderr() {
+                ExitCode::from(EXIT_USAGE)
+            } else {
+                ExitCode::SUCCESS
+            }
+        }
+        Err(error @ (CliError::Config(_) | CliError::Log(_))) => {
+            eprintln!("goumemd: {}", chain(&error));
+            ExitCode::from(EXIT_USAGE)
+        }
+        Err(error) => {
+            error!("{}", chain(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn cli(args: impl IntoIterator<Item = OsString>) -> Result<ExitCode, CliError> {
+    let (config, log) = Config::from_args(args)?;
+    logging::init(log)?;
+    raise_fd_limit();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(std::thread::available_parallelism().map_or(1, |n| n.get().min(MAX_WORKERS)))
+        .max_blocking_threads(MAX_BLOCKING_THREADS)
+        .thread_name("goumemd")
+        .enable_all()
+        .build()
+        .map_err(CliError::Runtime)?;
+    let ended = runtime.block_on(serve(config));
+    // After a second signal nothing is waited for.
+    runtime.shutdown_timeout(Duration::ZERO);
+    ended
+}
+
+async fn serve(config: Config) -> Result<ExitCode, CliError> {
+    let mut signals = Signals::listen().map_err(CliError::Runtime)?;
+    let listeners = Listeners::bind(&config)?;
+    let shutdown = CancellationToken::new();
+    let mut running = pin!(run(config, listeners, shutdown.clone()));
+    tokio::select! {
+        ended = &mut running => return Ok(ended.map(|()| ExitCode::SUCCESS)?),
+        name = signals.next() => info!(signal = name, "ending; a second signal ends at once"),
+    }
+    shutdown.cancel();
+    tokio::select! {
+        ended = &mut running => Ok(ended.map(|()| ExitCode::SUCCESS)?),
+        name = signals.next() => {
+            warn!(signal = name, "ending at once");
+            Ok(ExitCode::from(EXIT_AT_ONCE))
+        }
+    }
+}
+
+/// The signals that end the daemon.
+#[derive(Debug)]
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for the next one and returns its name.
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.hangup.recv() => "SIGHUP",
+        }
+    }
+}
+
+/// Pools, sessions and connections are fds, and the usual limit of 1024 is there for programs that
+/// call select(2).
+fn raise_fd_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        warn!(%error, "could not raise the limit of open files");
+    }
+}

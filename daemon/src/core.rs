@@ -1,0 +1,263 @@
+//! The daemon without its edge: what every call does, synchronously, with the time as an
+//! argument. The edge (`service.rs`, `fd_server.rs`, `reaper.rs`, `ticker.rs`) calls down into
+//! here and is never called back, but for two wires: a deadline that has come closer, and the
+//! pidfds to watch.
+//!
+//! Locks, in the order they may be taken: registry → pool or arena pool → session → budget. No
+//! two pools' locks are held at once.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use goumem_alloc::{HandleKind, PAGE_BYTES};
+use goumem_proto::model::{DaemonInfo, Read};
+use goumem_shm::header::LAYOUT_VERSION;
+use goumem_shm::os::reaper::DeathWatch;
+use tokio::sync::Notify;
+
+use crate::budget::{Budget, Quotas};
+use crate::config::Limits;
+use crate::error::Error;
+use crate::pool::Shared;
+use crate::session::{Caller, Sessions};
+
+mod arenas;
+mod create;
+mod pools;
+mod registry;
+mod sessions;
+
+use registry::{AnyPool, Registry};
+
+/// How long an abandoned span may stay empty before somebody looks, beside the looks that a full
+/// pool, a sweep or a stat take anyway.
+const MAX_TICK: Duration = Duration::from_secs(5);
+
+/// The daemon's state and everything it does to it.
+#[derive(Debug)]
+pub struct Core {
+    limits: Limits,
+    fd_socket: Option<String>,
+    shared: Arc<Shared>,
+    registry: Mutex<Registry>,
+    sessions: Sessions,
+    watch: Arc<DeathWatch>,
+    earlier: Arc<Notify>,
+    /// When the ticker wakes next, as far as the core knows.
+    due: Mutex<Option<Instant>>,
+}
+
+impl Core {
+    /// Starts a core: removes what dead daemons left behind, and opens file-backed pools again.
+    /// The caller holds the instance lock. `watch` learns of pidfds, `earlier` of deadlines.
+    pub fn new(
+        limits: Limits,
+        fd_socket: Option<String>,
+        watch: Arc<DeathWatch>,
+        earlier: Arc<Notify>,
+        now: Instant,
+    ) -> Self {
+        let shared = Arc::new(Shared {
+            budget: Budget::new(limits.budget_bytes, limits.reserve_bytes),
+            quotas: Quotas::new(limits.quota_per_user_bytes.unwrap_or(u64::MAX)),
+            started: now,
+            purge_after: limits.purge_after,
+        });
+        let core = Self {
+            sessions: Sessions::new(usize::try_from(limits.max_sessions).unwrap_or(usize::MAX)),
+            limits,
+            fd_socket,
+            shared,
+            registry: Mutex::new(Registry::default()),
+            watch,
+            earlier,
+            due: Mutex::new(None),
+        };
+        core.open_files_again(now);
+        core
+    }
+
+    /// Returns the sessions.
+    pub fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
+
+    /// Describes the daemon.
+    ///
+    /// # Errors
+    /// None.
+    pub fn info(&self, _caller: &Caller, now: Instant) -> Result<DaemonInfo, Error> {
+        let (committed_bytes, budget_limit_bytes, available_bytes) = self.shared.budget.report();
+        let (pools, arena_pools) = self.registry().counts();
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        Ok(DaemonInfo {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            committed_bytes,
+            budget_limit_bytes,
+            available_bytes,
+            pools: count(pools),
+            arena_pools: count(arena_pools),
+            sessions: count(self.sessions.count()),
+            page_bytes: PAGE_BYTES,
+            fd_socket: self.fd_socket.clone(),
+            layout_version: LAYOUT_VERSION,
+            uptime: now.saturating_duration_since(self.shared.started),
+        })
+    }
+
+    /// Returns when `tick` has something to do, if it has.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        *self.due.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does what is due: gives free memory back, looks at abandoned spans, ends remote sessions
+    /// that were silent for too long.
+    pub fn tick(&self, now: Instant) {
+        let mut next: Option<Instant> = None;
+        let mut sooner = |at: Instant| next = Some(next.map_or(at, |next| next.min(at)));
+        for session in self.sessions.all() {
+            match session.expires_at() {
+                Some(at) if at <= now => {
+                    self.end_session(&session, "silent for longer than its ttl", now);
+                }
+                Some(at) => sooner(at),
+                None => {}
+            }
+        }
+        let pools = self.registry().all();
+        for pool in pools {
+            if let AnyPool::Blocks(pool) = pool {
+                pool.purge(self.shared.purge_after, now);
+                if let Some(at) = pool.purge_due(now) {
+                    sooner(at);
+                }
+            }
+        }
+        let next = next.map(|at| at.clamp(now, now + MAX_TICK));
+        *self.due.lock().unwrap_or_else(PoisonError::into_inner) = next;
+    }
+
+    /// Returns how many bytes a read of a block or arena comes to.
+    ///
+    /// # Errors
+    /// `Access`, `PermissionDenied`, `SessionRequired`.
+    pub fn readable_bytes(&self, caller: &Caller, read: &Read) -> Result<u64, Error> {
+        let limit_bytes = match self.readable(caller, read.handle)? {
+            AnyPool::Blocks(pool) => pool.resolve(read.handle)?.size_bytes,
+            AnyPool::Arenas(pool) if read.length_bytes.is_some() => {
+                // The copy is checked against the arena's end.
+                return pool.used_from(read.handle).map(|_| read.length_bytes.unwrap_or(0));
+            }
+            AnyPool::Arenas(pool) => pool.used_from(read.handle)?,
+        };
+        let out_of_range = |length_bytes: u64| {
+            Error::from(goumem_shm::AccessError::OutOfRange {
+                offset_bytes: read.offset_bytes,
+                length_bytes,
+                limit_bytes,
+            })
+        };
+        match read.length_bytes {
+            Some(length) => match read.offset_bytes.checked_add(length) {
+                Some(end) if end <= limit_bytes => Ok(length),
+                _ => Err(out_of_range(length)),
+            },
+            None => limit_bytes.checked_sub(read.offset_bytes).ok_or_else(|| out_of_range(0)),
+        }
+    }
+
+    /// Copies bytes of a block or arena.
+    ///
+    /// # Errors
+    /// `Access`, `PermissionDenied`, `SessionRequired`.
+    pub fn read_bytes(
+        &self,
+        caller: &Caller,
+        handle: goumem_alloc::Handle,
+        offset_bytes: u64,
+        into: &mut [u8],
+    ) -> Result<(), Error> {
+        match self.readable(caller, handle)? {
+            AnyPool::Blocks(pool) => pool.read(handle, offset_bytes, into),
+            AnyPool::Arenas(pool) => pool.read(handle, offset_bytes, into),
+        }
+    }
+
+    /// Copies bytes into a block, or an arena that the session holds.
+    ///
+    /// # Errors
+    /// `Access`, `PermissionDenied`, `SessionRequired`.
+    pub fn write_bytes(
+        &self,
+        caller: &Caller,
+        handle: goumem_alloc::Handle,
+        offset_bytes: u64,
+        bytes: &[u8],
+    ) -> Result<(), Error> {
+        let session = caller.session()?;
+        match self.pool_of(handle)? {
+            AnyPool::Blocks(pool) => {
+                pool.require(caller, goumem_proto::model::Access::ReadWrite)?;
+                pool.write(session, handle, offset_bytes, bytes)
+            }
+            AnyPool::Arenas(pool) => {
+                pool.require(caller, goumem_proto::model::Access::ReadWrite)?;
+                pool.write(session, handle, offset_bytes, bytes)
+            }
+        }
+    }
+
+    /// Returns the pool that a handle names, if the caller may read it.
+    fn readable(&self, caller: &Caller, handle: goumem_alloc::Handle) -> Result<AnyPool, Error> {
+        caller.session()?;
+        let pool = self.pool_of(handle)?;
+        match &pool {
+            AnyPool::Blocks(pool) => pool.require(caller, goumem_proto::model::Access::ReadOnly)?,
+            AnyPool::Arenas(pool) => pool.require(caller, goumem_proto::model::Access::ReadOnly)?,
+        }
+        Ok(pool)
+    }
+
+    fn pool_of(&self, handle: goumem_alloc::Handle) -> Result<AnyPool, Error> {
+        let pool = self.registry().by_id(handle.pool())?;
+        let fits = match pool {
+            AnyPool::Blocks(_) => handle.kind() == HandleKind::Block,
+            AnyPool::Arenas(_) => handle.kind() != HandleKind::Block,
+        };
+        if fits {
+            Ok(pool)
+        } else {
+            let expected = match pool {
+                AnyPool::Blocks(_) => "block",
+                AnyPool::Arenas(_) => "arena",
+            };
+            Err(goumem_shm::AccessError::WrongKind { handle, expected }.into())
+        }
+    }
+
+    /// Tells the ticker that something is due at `at`, if that is sooner than it knows.
+    fn note_deadline(&self, at: Instant) {
+        let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
+        if due.is_none_or(|due| at < due) {
+            *due = Some(at);
+            self.earlier.notify_one();
+        }
+    }
+
+    /// Notes that free memory may have come to a pool.
+    fn note_freed(&self, pool: &crate::pool::Pool, now: Instant) {
+        if self.next_deadline().is_none()
+            && let Some(at) = pool.purge_due(now)
+        {
+            self.note_deadline(at);
+        }
+    }
+
+    fn registry(&self) -> std::sync::MutexGuard<'_, Registry> {
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests;

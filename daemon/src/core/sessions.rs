@@ -1,0 +1,295 @@
+//! Sessions: opened, resumed, closed, killed, and swept when their process has died.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use goumem_alloc::{PoolId, SessionNumber};
+use goumem_proto::model::{
+    Access, ClosedSession, CloseSession, Event, KillSession, OpenSession, OpenedSession,
+    RenewedSession, ResumedSession, SessionInfo,
+};
+use std::os::fd::OwnedFd;
+
+use super::Core;
+use super::registry::AnyPool;
+use crate::error::Error;
+use crate::permission;
+use crate::session::{Caller, Session};
+
+impl Core {
+    /// Opens a session for the calling process.
+    ///
+    /// # Errors
+    /// `TooMany`, `Os`, `SessionExpired` for a process that has died already.
+    pub fn open_session(
+        &self,
+        caller: &Caller,
+        request: OpenSession,
+        now: Instant,
+    ) -> Result<OpenedSession, Error> {
+        let session = self.sessions.open(caller, request.label, request.ttl, now)?;
+        if let Some(pidfd) = &session.pidfd
+            && let Err(source) = self.watch.add(pidfd, session.serial)
+        {
+            // Unwatched, it would never be swept.
+            session.mark_dead();
+            self.sessions.forget(&session);
+            return Err(Error::os("watch a session's process", source));
+        }
+        if let Some(at) = session.expires_at() {
+            self.note_deadline(at);
+        }
+        tracing::info!(
+            session = %session.number, uid = session.uid, pid = session.pid,
+            label = %session.label, "session opened"
+        );
+        Ok(OpenedSession {
+            session: session.number,
+            serial: session.serial,
+            token: *session.token(),
+            may_map: session.may_map,
+            fd_socket: self.fd_socket.clone().filter(|_| session.may_map),
+            ttl: session.ttl,
+        })
+    }
+
+    /// Continues a session on a new connection.
+    ///
+    /// # Errors
+    /// `SessionRequired`, `SessionExpired`.
+    pub fn resume_session(&self, caller: &Caller, now: Instant) -> Result<ResumedSession, Error> {
+        let session = caller.session()?;
+        session.touch(now);
+        Ok(ResumedSession {
+            session: session.number,
+            serial: session.serial,
+            highest_request_id: session.highest_request(),
+        })
+    }
+
+    /// Renews a remote session.
+    ///
+    /// # Errors
+    /// `SessionRequired`, `SessionExpired`.
+    pub fn keep_alive(&self, caller: &Caller, now: Instant) -> Result<RenewedSession, Error> {
+        let session = caller.session()?;
+        session.touch(now);
+        Ok(RenewedSession { ttl: session.ttl })
+    }
+
+    /// Ends the calling session.
+    ///
+    /// # Errors
+    /// `BlocksOutstanding` unless forced.
+    pub fn close_session(
+        &self,
+        caller: &Caller,
+        request: CloseSession,
+        now: Instant,
+    ) -> Result<ClosedSession, Error> {
+        let session = caller.session()?;
+        if !request.force {
+            self.require_nothing_held(session)?;
+        }
+        let reclaimed_bytes = self.end_session(session, "closed", now);
+        Ok(ClosedSession { reclaimed_bytes })
+    }
+
+    /// Sends SIGKILL to a session's process; its sweep follows from its death. A session without
+    /// a process on this machine just ends.
+    ///
+    /// # Errors
+    /// `SessionNotFound`, `PermissionDenied`, `Os`.
+    pub fn kill_session(
+        &self,
+        caller: &Caller,
+        request: KillSession,
+        now: Instant,
+    ) -> Result<(), Error> {
+        let not_found = || Error::SessionNotFound { session: request.session };
+        let session = self.sessions.by_number(request.session).ok_or_else(not_found)?;
+        if request.serial.is_some_and(|serial| serial.get() != session.serial) {
+            return Err(not_found());
+        }
+        let same_user = caller.local && caller.uid == session.uid;
+        if !permission::is_root(caller) && !same_user {
+            return Err(permission::denied(caller, format!("kill session {}", session.number)));
+        }
+        match &session.pidfd {
+            Some(pidfd) => {
+                tracing::warn!(
+                    session = %session.number, pid = session.pid, by = caller.uid, "session killed"
+                );
+                pidfd.kill().map_err(|e| Error::os("kill a session's process", e))
+            }
+            None => {
+                self.end_session(&session, "killed", now);
+                Ok(())
+            }
+        }
+    }
+
+    /// Lists the caller's user's sessions, all of them for root and the daemon's user.
+    ///
+    /// # Errors
+    /// None.
+    pub fn list_sessions(&self, caller: &Caller, now: Instant) -> Result<Vec<SessionInfo>, Error> {
+        let sees_all = permission::is_root(caller)
+            || (caller.local && caller.uid == goumem_shm::os::process::own_uid());
+        let mut sessions: Vec<Arc<Session>> = self.sessions.all();
+        sessions.retain(|session| sees_all || (caller.local && session.uid == caller.uid));
+        sessions.sort_by_key(|session| session.serial);
+        Ok(sessions.iter().map(|session| self.session_info(session, now)).collect())
+    }
+
+    /// Sweeps the session with that serial, whose process has died.
+    pub fn session_died(&self, serial: u64, now: Instant) {
+        let dead = self.sessions.all().into_iter().find(|session| session.serial == serial);
+        if let Some(session) = dead {
+            self.end_session(&session, "died", now);
+        }
+    }
+
+    /// Hands a pool's memory to a session.
+    ///
+    /// # Errors
+    /// `PoolNotFound`, `PermissionDenied`, `SessionExpired`, `ForeignPidNamespace`, `Os`.
+    pub fn map_request(
+        &self,
+        session: &Arc<Session>,
+        pool_id: PoolId,
+        access: Access,
+    ) -> Result<(OwnedFd, OwnedFd), Error> {
+        session.require_live()?;
+        let Some(pidfd) = session.pidfd.clone().filter(|_| session.may_map) else {
+            return Err(Error::ForeignPidNamespace);
+        };
+        let caller = Caller {
+            uid: session.uid,
+            gid: session.gid,
+            pid: session.pid,
+            local: true,
+            pidfd: Some(pidfd),
+            session: Some(Arc::clone(session)),
+        };
+        let pool = self.registry().by_id(pool_id)?;
+        match pool {
+            AnyPool::Blocks(pool) => {
+                pool.require(&caller, access)?;
+                pool.hand_out(session, access)
+            }
+            AnyPool::Arenas(pool) => {
+                pool.require(&caller, access)?;
+                pool.hand_out(session, access)
+            }
+        }
+    }
+
+    /// Tells every session that the daemon ends.
+    pub fn announce_shutdown(&self, deadline: std::time::Duration) {
+        for session in self.sessions.all() {
+            session.send(Event::ShuttingDown { deadline });
+        }
+    }
+
+    /// Ends every event stream, so that connections can drain.
+    pub fn end_event_streams(&self) {
+        for session in self.sessions.all() {
+            session.unsubscribe();
+        }
+    }
+
+    /// Tells the sessions of a pool something.
+    pub(super) fn tell(&self, sessions: &[SessionNumber], event: Event) {
+        for &number in sessions {
+            if let Some(session) = self.sessions.by_number(number) {
+                session.send(event);
+            }
+        }
+    }
+
+    /// Marks a session dead and gives back what it held; returns how many bytes that were. Only
+    /// after the last pool is its number free again.
+    pub(super) fn end_session(&self, session: &Session, why: &str, now: Instant) -> u64 {
+        if !session.mark_dead() {
+            return 0;
+        }
+        session.unsubscribe();
+        let pools = self.registry().all();
+        let mut reclaimed_bytes = 0;
+        for pool in pools {
+            reclaimed_bytes += match pool {
+                AnyPool::Blocks(pool) => {
+                    let bytes = pool.sweep(session, now);
+                    self.note_freed(&pool, now);
+                    bytes
+                }
+                AnyPool::Arenas(pool) => pool.sweep(session),
+            };
+        }
+        if let Some(pidfd) = &session.pidfd {
+            // Not watched any more when it was its death that brought us here.
+            let _ = self.watch.remove(pidfd);
+        }
+        self.sessions.forget(session);
+        self.registry().drop_gone();
+        tracing::info!(
+            session = %session.number, pid = session.pid, reclaimed_bytes, "session {why}"
+        );
+        reclaimed_bytes
+    }
+
+    fn require_nothing_held(&self, session: &Session) -> Result<(), Error> {
+        let (mut blocks, mut leased_bytes, mut arenas) = (0, 0, 0);
+        let pools = self.registry().all();
+        for pool in pools {
+            match pool {
+                AnyPool::Blocks(pool) => {
+                    let held = pool.holdings(session);
+                    blocks += held.blocks;
+                    leased_bytes += held.leased_bytes;
+                }
+                AnyPool::Arenas(pool) => arenas += pool.held_by(session).0,
+            }
+        }
+        if blocks == 0 && leased_bytes == 0 && arenas == 0 {
+            Ok(())
+        } else {
+            Err(Error::BlocksOutstanding { blocks, arenas, leased_bytes })
+        }
+    }
+
+    fn session_info(&self, session: &Session, now: Instant) -> SessionInfo {
+        let mut info = SessionInfo {
+            session: session.number,
+            serial: session.serial,
+            uid: session.uid,
+            pid: session.pid,
+            label: session.label.clone(),
+            may_map: session.may_map,
+            connected: session.is_connected(),
+            leased_bytes: 0,
+            rpc_bytes: 0,
+            arenas_held: 0,
+            pins: 0,
+            command: goumem_shm::os::process::command_of(session.pid)
+                .filter(|_| session.pidfd.is_some()),
+            age: now.saturating_duration_since(session.opened_at),
+        };
+        let pools = self.registry().all();
+        for pool in pools {
+            match pool {
+                AnyPool::Blocks(pool) => {
+                    let held = pool.holdings(session);
+                    info.leased_bytes += held.leased_bytes;
+                    info.rpc_bytes += held.rpc_bytes;
+                    info.pins += u32::try_from(held.pins).unwrap_or(u32::MAX);
+                }
+                AnyPool::Arenas(pool) => {
+                    info.arenas_held += u32::try_from(pool.held_by(session).0).unwrap_or(u32::MAX);
+                }
+            }
+        }
+        info
+    }
+}

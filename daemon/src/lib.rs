@@ -1,0 +1,31 @@
+//! goumemd: named pools and arena pools of shared memory, served over gRPC.
+//!
+//! The edge is async and thin: [`listen`] takes connections, `service` answers calls, `fd_server`
+//! hands out memory. The core behind it is synchronous and takes the time as an argument. [`run`]
+//! puts the two together; [`cli_main`] is the program around them.
+
+#![forbid(unsafe_code)]
+
+pub mod arena_pool;
+pub mod budget;
+mod caller;
+mod cli;
+pub mod config;
+pub mod core;
+pub mod error;
+mod fd_server;
+pub mod listen;
+pub mod logging;
+mod permission;
+pub mod pool;
+mod reaper;
+mod run;
+mod service;
+pub mod session;
+mod status;
+mod ticker;
+
+pub use cli::cli_main;
+pub use config::{Config, ConfigError, Limits};
+pub use listen::{ListenError, Listeners};
+pub use run::{RunError, run};

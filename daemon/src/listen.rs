@@ -1,0 +1,229 @@
+//! The sockets: where they are, who may connect, and that none is left behind.
+//!
+//! Three files lie beside each other: `goumemd.sock` (gRPC), `goumemd.fd.sock` (memory is handed
+//! over there) and `goumemd.lock`, which makes sure that a socket found at start is a dead
+//! daemon's. The lock file stays when the daemon ends, or two daemons could lock two files of one
+//! name.
+
+use std::fs;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::{
+    DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _,
+};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use goumem_shm::os::lock::{InstanceLock, LockError};
+use goumem_shm::os::paths::{self, PathError};
+
+use crate::config::Config;
+
+mod accept;
+mod peer;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use accept::{Acceptor, incoming};
+pub use peer::{LocalPeer, PeerInfo, PeerStream};
+
+/// Why the daemon cannot listen.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// The socket cannot be there.
+    #[error("socket path cannot be used")]
+    Path(#[from] PathError),
+    /// Another daemon serves there.
+    #[error("another daemon serves {}", socket.display())]
+    AlreadyRunning {
+        /// The socket.
+        socket: PathBuf,
+        /// Who holds the lock.
+        source: LockError,
+    },
+    /// A living program that is no goumemd listens there.
+    #[error("something listens on {} already", path.display())]
+    InUse {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// There is a file, and it is not a dead daemon's socket.
+    #[error("{} is in the way: it is not a socket", path.display())]
+    NotASocket {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The OS refused.
+    #[error("could not {doing} {place}")]
+    Os {
+        /// What was being done, as a verb.
+        doing: &'static str,
+        /// Path or address.
+        place: String,
+        /// What the OS said.
+        source: io::Error,
+    },
+}
+
+impl ListenError {
+    fn os(doing: &'static str, place: impl ToString) -> impl FnOnce(io::Error) -> Self {
+        let place = place.to_string();
+        move |source| Self::Os {
+            doing,
+            place,
+            source,
+        }
+    }
+}
+
+/// The bound sockets of one daemon. Dropping it removes them.
+#[derive(Debug)]
+pub struct Listeners {
+    pub(crate) grpc: UnixListener,
+    pub(crate) fd: UnixListener,
+    pub(crate) tcp: Option<TcpListener>,
+    pub(crate) files: Files,
+}
+
+/// What a daemon has in the file system while it lives.
+#[derive(Debug)]
+pub(crate) struct Files {
+    grpc: SocketFile,
+    fd: SocketFile,
+    // Last: the next daemon may come when the sockets are gone.
+    _lock: InstanceLock,
+}
+
+impl Listeners {
+    /// Binds the sockets, after it has made sure that no other daemon serves there. Clients can
+    /// connect from now on, and are answered once the daemon runs.
+    ///
+    /// # Errors
+    ///
+    /// Any [`ListenError`].
+    pub fn bind(config: &Config) -> Result<Self, ListenError> {
+        let fd_socket = paths::fd_socket_path(&config.socket)?;
+        ensure_directory(config)?;
+        let lock = InstanceLock::acquire(&lock_path(&fd_socket)).map_err(|source| {
+            ListenError::AlreadyRunning {
+                socket: config.socket.clone(),
+                source,
+            }
+        })?;
+        let (grpc, grpc_file) = bind_unix(&config.socket, config.socket_mode)?;
+        let (fd, fd_file) = bind_unix(&fd_socket, config.socket_mode)?;
+        Ok(Self {
+            grpc,
+            fd,
+            tcp: config.tcp.map(bind_tcp).transpose()?,
+            files: Files {
+                grpc: grpc_file,
+                fd: fd_file,
+                _lock: lock,
+            },
+        })
+    }
+
+    /// Returns the path of the gRPC socket.
+    pub fn socket(&self) -> &Path {
+        &self.files.grpc.path
+    }
+
+    /// Returns the path of the socket that hands out memory.
+    pub fn fd_socket(&self) -> &Path {
+        &self.files.fd.path
+    }
+
+    /// Returns the TCP address, with the port that the OS chose if the configured one is 0.
+    pub fn tcp_address(&self) -> Option<SocketAddr> {
+        self.tcp.as_ref()?.local_addr().ok()
+    }
+}
+
+/// Removes a socket's file when the daemon ends, if it is still the same.
+#[derive(Debug)]
+struct SocketFile {
+    path: PathBuf,
+    inode: (u64, u64),
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let same = fs::symlink_metadata(&self.path)
+            .is_ok_and(|found| (found.dev(), found.ino()) == self.inode);
+        if same {
+            // What is left is stale, and the next daemon removes it.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn bind_unix(path: &Path, mode: u32) -> Result<(UnixListener, SocketFile), ListenError> {
+    remove_stale(path)?;
+    let os = |doing| ListenError::os(doing, path.display());
+    let listener = UnixListener::bind(path).map_err(os("bind"))?;
+    let found = fs::symlink_metadata(path).map_err(os("look at"))?;
+    let file = SocketFile {
+        path: path.to_owned(),
+        inode: (found.dev(), found.ino()),
+    };
+    // Whatever the umask has made of it. Who connects before this line still is whom the kernel
+    // says, and gets no more than that user may.
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(os("set the mode of"))?;
+    listener.set_nonblocking(true).map_err(os("prepare"))?;
+    Ok((listener, file))
+}
+
+/// `goumemd.fd.sock` → `goumemd.lock`, beside it.
+fn lock_path(fd_socket: &Path) -> PathBuf {
+    fd_socket.with_extension("").with_extension("lock")
+}
+
+fn ensure_directory(config: &Config) -> Result<(), ListenError> {
+    let directory = match config.socket.parent() {
+        Some(directory) if directory != Path::new("") => directory,
+        _ => Path::new("."),
+    };
+    if config.private_directory {
+        let uid = paths::Environment::read(paths::Side::Daemon).uid;
+        return Ok(paths::ensure_private_directory(directory, uid)?);
+    }
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .map_err(ListenError::os("make the directory", directory.display()))
+}
+
+/// Removes the socket of a daemon that did not end by itself. The caller has the lock, so it is
+/// no other goumemd's; what some other program listens on stays.
+fn remove_stale(path: &Path) -> Result<(), ListenError> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(ListenError::os("look at", path.display())(error)),
+        Ok(found) if !found.file_type().is_socket() => {
+            return Err(ListenError::NotASocket {
+                path: path.to_owned(),
+            });
+        }
+        Ok(_) => {}
+    }
+    match UnixStream::connect(path) {
+        Ok(_) => Err(ListenError::InUse {
+            path: path.to_owned(),
+        }),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path)
+            .map_err(ListenError::os("remove the stale socket", path.display())),
+        // Gone in between.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(ListenError::os("connect to", path.display())(error)),
+    }
+}
+
+fn bind_tcp(address: SocketAddr) -> Result<TcpListener, ListenError> {
+    let listener = TcpListener::bind(address).map_err(ListenError::os("bind", address))?;
+    listener
+        .set_nonblocking(true)
+        .map_err(ListenError::os("prepare", address))?;
+    Ok(listener)
+}

@@ -1,0 +1,377 @@
+//! A pool of blocks, as its one owner sees it: the daemon grants spans, takes them back, and
+//! keeps the records that outlive sessions. Everything it changes is under one lock; what is
+//! shared lies in CONTROL (written here alone) and DATA (written by everybody, believed by
+//! nobody).
+//!
+//! The parts: [`span`] grants and takes back, [`block`] is alloc and free by RPC, [`keep`] and
+//! [`pin`] are the records, [`sweep`] is a session's death, [`stat`] counts, [`recover`] opens a
+//! file-backed pool again.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::ops::Range;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use goumem_alloc::{
+    Offset, PageCount, PageHeap, PageIndex, PoolId, SessionNumber, SizeClass,
+};
+use goumem_proto::model::{Access, Backing, Permissions, PoolInfo};
+use goumem_proto::name::PoolName;
+use goumem_shm::PoolMemory;
+use goumem_shm::header::PoolState as HeaderState;
+use goumem_shm::os::{Segment, SegmentError};
+
+use crate::budget::{Budget, Quotas};
+use crate::error::Error;
+use crate::permission;
+use crate::session::{Caller, Session};
+
+mod block;
+mod keep;
+mod local_heap;
+mod pin;
+mod records;
+mod recover;
+mod span;
+mod stat;
+mod sweep;
+mod tables;
+
+pub(crate) use recover::recover;
+pub use sweep::Holdings;
+pub(crate) use tables::TablePages;
+
+use local_heap::LocalHeap;
+use records::Records;
+
+/// What pools need of the daemon around them.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    /// How much memory may be committed.
+    pub(crate) budget: Budget,
+    /// How much each user may have.
+    pub(crate) quotas: Quotas,
+    /// When the daemon started: the zero of page heaps' clocks.
+    pub(crate) started: Instant,
+    /// How long free memory stays committed.
+    pub(crate) purge_after: Duration,
+}
+
+impl Shared {
+    /// Returns `now` in milliseconds since the start.
+    pub(crate) fn millis(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.started).as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// A pool.
+#[derive(Debug)]
+pub struct Pool {
+    /// Never reused.
+    pub id: PoolId,
+    /// Its name.
+    pub name: PoolName,
+    /// What backs it.
+    pub backing: Backing,
+    /// Who may open it.
+    pub permissions: Permissions,
+    shared: Arc<Shared>,
+    memory: Arc<PoolMemory>,
+    control: Segment,
+    data: Segment,
+    state: Mutex<PoolState>,
+}
+
+/// What the lock is for.
+#[derive(Debug)]
+struct PoolState {
+    heap: PageHeap,
+    /// Every granted span, by its first page.
+    spans: BTreeMap<PageIndex, Span>,
+    /// Spans without a lessee, of which blocks are alive.
+    abandoned: BTreeSet<PageIndex>,
+    /// The session that last wrote a free committed page; nobody else sees what it wrote.
+    last_user: BTreeMap<PageIndex, u64>,
+    local: LocalHeap,
+    records: Records,
+    /// Whose quota pays for blocks in spans that no client leases.
+    charges: BTreeMap<Offset, Charge>,
+    data_tables: TablePages,
+    control_tables: TablePages,
+    /// Sessions that were handed the memory.
+    mapped_by: HashSet<SessionNumber>,
+    destroying: bool,
+}
+
+/// A granted span.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Span {
+    pages: PageCount,
+    class: SizeClass,
+    lessee: SessionNumber,
+    /// The lessee's session, 0 for the daemon and nobody.
+    serial: u64,
+    uid: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Charge {
+    uid: u32,
+    bytes: u64,
+}
+
+/// The segments of a pool to be, and everything about it that is settled.
+#[derive(Debug)]
+pub(crate) struct PoolParts {
+    pub(crate) id: PoolId,
+    pub(crate) name: PoolName,
+    pub(crate) backing: Backing,
+    pub(crate) permissions: Permissions,
+    pub(crate) capacity_pages: PageCount,
+    pub(crate) memory: PoolMemory,
+    pub(crate) control: Segment,
+    pub(crate) data: Segment,
+    /// What is committed of the tables already: the headers.
+    pub(crate) data_tables: TablePages,
+    pub(crate) control_tables: TablePages,
+}
+
+impl Pool {
+    /// Puts a pool together. What `parts` has committed is in the budget already.
+    pub(crate) fn new(parts: PoolParts, shared: Arc<Shared>) -> Self {
+        let total = parts.memory.geometry().n_pages();
+        let state = PoolState {
+            heap: PageHeap::new(total, parts.capacity_pages),
+            spans: BTreeMap::new(),
+            abandoned: BTreeSet::new(),
+            last_user: BTreeMap::new(),
+            local: LocalHeap::default(),
+            records: Records::default(),
+            charges: BTreeMap::new(),
+            data_tables: parts.data_tables,
+            control_tables: parts.control_tables,
+            mapped_by: HashSet::new(),
+            destroying: false,
+        };
+        Self {
+            id: parts.id,
+            name: parts.name,
+            backing: parts.backing,
+            permissions: parts.permissions,
+            shared,
+            memory: Arc::new(parts.memory),
+            control: parts.control,
+            data: parts.data,
+            state: Mutex::new(state),
+        }
+    }
+
+    /// Returns what the pool is.
+    pub fn info(&self) -> PoolInfo {
+        let capacity_bytes = self.lock().heap.quota_pages().bytes();
+        self.info_with(capacity_bytes)
+    }
+
+    fn info_with(&self, capacity_bytes: u64) -> PoolInfo {
+        PoolInfo {
+            pool_id: self.id,
+            name: self.name.clone(),
+            capacity_bytes,
+            max_capacity_bytes: self.memory.geometry().n_pages().bytes(),
+            backing: self.backing,
+            permissions: self.permissions,
+            os_name: self.data.os_name().map(str::to_owned),
+        }
+    }
+
+    /// Refuses a caller who may not use the pool so.
+    ///
+    /// # Errors
+    /// `PermissionDenied`.
+    pub fn require(&self, caller: &Caller, access: Access) -> Result<(), Error> {
+        permission::require(caller, &self.permissions, access, self.name.as_str())
+    }
+
+    /// Sets the quota on granted bytes.
+    ///
+    /// # Errors
+    /// `CapacityTooSmall`, `CapacityTooLarge`.
+    pub fn set_capacity(&self, capacity_bytes: u64) -> Result<(), Error> {
+        let max_bytes = self.memory.geometry().n_pages().bytes();
+        let pages = PageCount::for_bytes(capacity_bytes).filter(|p| p.bytes() <= max_bytes);
+        let pages = pages
+            .ok_or(Error::CapacityTooLarge { requested_bytes: capacity_bytes, max_bytes })?;
+        let mut state = self.lock();
+        self.return_idle(&mut state);
+        let granted_bytes = state.heap.granted_pages().bytes();
+        state.heap.set_quota(pages).map_err(|_| Error::CapacityTooSmall {
+            requested_bytes: capacity_bytes,
+            granted_bytes,
+        })?;
+        self.memory.header().set_unit_bytes(pages.bytes());
+        Ok(())
+    }
+
+    /// Hands the memory to a session: CONTROL read-only, DATA as `access` says.
+    ///
+    /// # Errors
+    /// `SessionExpired`, `PoolDestroyed`, `Os`.
+    pub fn hand_out(&self, session: &Session, access: Access) -> Result<(OwnedFd, OwnedFd), Error> {
+        let mut state = self.lock();
+        session.require_live()?;
+        self.require_usable(&state)?;
+        let control =
+            self.control.hand_out(false).map_err(|e| Error::os("hand out CONTROL", e))?;
+        let data = self
+            .data
+            .hand_out(access == Access::ReadWrite)
+            .map_err(|e| Error::os("hand out DATA", e))?;
+        state.mapped_by.insert(session.number);
+        Ok((control, data))
+    }
+
+    /// Begins the end: no new opens, leases or allocations. The memory goes with the last session
+    /// that maps it. Returns the sessions to tell.
+    pub fn destroy(&self) -> Vec<SessionNumber> {
+        let mut state = self.lock();
+        state.destroying = true;
+        self.memory.header().set_state(HeaderState::Destroying);
+        state.mapped_by.iter().copied().collect()
+    }
+
+    /// Returns whether it is being destroyed and nobody maps it any more.
+    pub fn is_gone(&self) -> bool {
+        let state = self.lock();
+        state.destroying && state.mapped_by.is_empty()
+    }
+
+    /// Gives everything back: for a pool that is gone. Called once, before it is dropped.
+    pub(crate) fn dismantle(&self) {
+        let mut state = self.lock();
+        let committed = state.heap.committed_pages().bytes()
+            + state.data_tables.bytes()
+            + state.control_tables.bytes();
+        self.shared.budget.release(committed);
+        for span in state.spans.values() {
+            if span.lessee.is_client() {
+                self.shared.quotas.discharge(span.uid, span.pages.bytes());
+            }
+        }
+        for charge in state.charges.values() {
+            self.shared.quotas.discharge(charge.uid, charge.bytes);
+        }
+        state.charges.clear();
+        state.spans.clear();
+        for (segment, what) in [(&self.data, "DATA"), (&self.control, "CONTROL")] {
+            if let Err(error) = segment.remove() {
+                tracing::warn!(pool = %self.name, %error, "could not remove {what}");
+            }
+        }
+    }
+
+    /// Writes a file-backed pool to the disk: DATA, then CONTROL, so that no record says more than
+    /// the bytes can keep.
+    ///
+    /// # Errors
+    /// `BackingUnsupported`, `Os`.
+    pub fn flush(&self) -> Result<(), Error> {
+        if self.backing != Backing::File {
+            return Err(Error::BackingUnsupported { backing: self.backing, what: "be flushed" });
+        }
+        let _state = self.lock();
+        self.data.flush().map_err(|e| Error::os("flush DATA", e))?;
+        self.control.flush().map_err(|e| Error::os("flush CONTROL", e))
+    }
+
+    /// Gives free committed memory back to the OS; returns how many bytes.
+    pub fn purge(&self, min_idle: Duration, now: Instant) -> u64 {
+        let mut state = self.lock();
+        self.return_idle(&mut state);
+        let min_idle_ms = u64::try_from(min_idle.as_millis()).unwrap_or(u64::MAX);
+        let runs = state.heap.idle_runs(self.shared.millis(now), min_idle_ms);
+        let mut purged = 0;
+        for (first, pages) in runs {
+            purged += self.purge_run(&mut state, first, pages);
+        }
+        purged
+    }
+
+    /// Returns when the next free memory is due for a purge, if any is committed.
+    pub fn purge_due(&self, now: Instant) -> Option<Instant> {
+        let state = self.lock();
+        let idle =
+            state.heap.free_committed_pages() > PageCount::ZERO || state.local.may_idle();
+        (idle || !state.abandoned.is_empty()).then(|| now + self.shared.purge_after)
+    }
+
+    fn require_usable(&self, state: &PoolState) -> Result<(), Error> {
+        if state.destroying { Err(Error::PoolDestroyed { pool_id: self.id }) } else { Ok(()) }
+    }
+
+    /// Commits what is missing of the tables under `data` and `control`, after the budget.
+    fn commit_tables(
+        &self,
+        state: &mut PoolState,
+        data: &[Range<u64>],
+        control: &[Range<u64>],
+        now: Instant,
+    ) -> Result<(), Error> {
+        let of_data = state.data_tables.missing(data);
+        let of_control = state.control_tables.missing(control);
+        let bytes: u64 = of_data.iter().chain(&of_control).map(|run| run.end - run.start).sum();
+        self.shared.budget.reserve(bytes, now)?;
+        let committed =
+            commit_runs(&self.data, &of_data).and_then(|()| commit_runs(&self.control, &of_control));
+        match committed {
+            Ok(()) => {
+                of_data.iter().for_each(|run| state.data_tables.insert(run));
+                of_control.iter().for_each(|run| state.control_tables.insert(run));
+                Ok(())
+            }
+            Err(source) => {
+                // Nothing lives in these pages yet: punch what was committed, or half committed.
+                for (segment, runs) in [(&self.data, &of_data), (&self.control, &of_control)] {
+                    for run in runs {
+                        let _ = segment.purge(run.clone());
+                    }
+                }
+                self.shared.budget.release(bytes);
+                Err(Error::NoSpace { requested_bytes: bytes, source })
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, PoolState> {
+        // The state is checked by `check` in tests after every operation; a handler that
+        // panicked in between would be a bug, and refusing every later call would not mend it.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asserts every invariant, for tests.
+    ///
+    /// # Panics
+    /// When one is broken.
+    pub fn check(&self) {
+        let state = self.lock();
+        state.heap.check();
+        let granted: u32 = state.spans.values().map(|span| span.pages.get()).sum();
+        assert_eq!(granted, state.heap.granted_pages().get(), "spans cover what is granted");
+        for (first, span) in &state.spans {
+            let Some(goumem_shm::page_map::PageEntry::Head { class, lessee, pages, .. }) =
+                self.memory.entry(*first)
+            else {
+                panic!("span at {first} has no head entry");
+            };
+            assert_eq!((class, lessee, pages), (span.class, span.lessee, span.pages));
+            assert_eq!(state.abandoned.contains(first), lessee == SessionNumber::NOBODY);
+        }
+    }
+}
+
+fn commit_runs(segment: &Segment, runs: &[Range<u64>]) -> Result<(), SegmentError> {
+    runs.iter().try_for_each(|run| segment.commit(run.clone()))
+}
+
+#[cfg(test)]
+mod tests;
