@@ -72,7 +72,9 @@ fn cli(args: impl IntoIterator<Item = OsString>) -> Result<ExitCode, CliError> {
     logging::init(log)?;
     raise_fd_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(std::thread::available_parallelism().map_or(1, |n| n.get().min(MAX_WORKERS)))
+        .worker_threads(
+            std::thread::available_parallelism().map_or(1, |n| n.get().min(MAX_WORKERS)),
+        )
         .max_blocking_threads(MAX_BLOCKING_THREADS)
         .thread_name("goumemd")
         .enable_all()

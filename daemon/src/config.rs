@@ -167,8 +167,12 @@ struct Args {
     #[arg(long, value_name = "SIZE", env = "GOUMEM_BUDGET")]
     budget: Option<ByteSize>,
     /// Memory to leave to the rest of the machine.
-    #[arg(long, value_name = "SIZE", env = "GOUMEM_RESERVE",
-        default_value_t = ByteSize(DEFAULT_RESERVE_BYTES))]
+    #[arg(
+        long,
+        value_name = "SIZE",
+        env = "GOUMEM_RESERVE",
+        default_value = "256MiB"
+    )]
     reserve: ByteSize,
     /// Sessions at a time.
     #[arg(long, value_name = "N", env = "GOUMEM_MAX_SESSIONS",
@@ -222,7 +226,7 @@ impl Args {
         }
         let given = self.listen.is_some() || environment.goumem_socket.is_some();
         let system = socket.starts_with(SYSTEM_DIRECTORY);
-        let directory = socket.parent().unwrap_or(Path::new("")).to_owned();
+        let directory = socket.parent().unwrap_or_else(|| Path::new("")).to_owned();
         // A relative path is ignored, as the XDG specification wants it.
         let data_dir = self.data_dir.unwrap_or_else(|| {
             state_home

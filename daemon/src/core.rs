@@ -7,7 +7,7 @@
 //! two pools' locks are held at once.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use goumem_alloc::{HandleKind, PAGE_BYTES};
 use goumem_proto::model::{DaemonInfo, Read};
@@ -28,10 +28,6 @@ mod registry;
 mod sessions;
 
 use registry::{AnyPool, Registry};
-
-/// How long an abandoned span may stay empty before somebody looks, beside the looks that a full
-/// pool, a sweep or a stat take anyway.
-const MAX_TICK: Duration = Duration::from_secs(5);
 
 /// The daemon's state and everything it does to it.
 #[derive(Debug)]
@@ -86,7 +82,7 @@ impl Core {
     ///
     /// # Errors
     /// None.
-    pub fn info(&self, _caller: &Caller, now: Instant) -> Result<DaemonInfo, Error> {
+    pub fn info(&self, caller: &Caller, now: Instant) -> Result<DaemonInfo, Error> {
         let (committed_bytes, budget_limit_bytes, available_bytes) = self.shared.budget.report();
         let (pools, arena_pools) = self.registry().counts();
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
@@ -100,7 +96,7 @@ impl Core {
             arena_pools: count(arena_pools),
             sessions: count(self.sessions.count()),
             page_bytes: PAGE_BYTES,
-            fd_socket: self.fd_socket.clone(),
+            fd_socket: self.fd_socket.clone().filter(|_| caller.pidfd.is_some()),
             layout_version: LAYOUT_VERSION,
             uptime: now.saturating_duration_since(self.shared.started),
         })
@@ -114,14 +110,14 @@ impl Core {
     /// Does what is due: gives free memory back, looks at abandoned spans, ends remote sessions
     /// that were silent for too long.
     pub fn tick(&self, now: Instant) {
-        let mut next: Option<Instant> = None;
-        let mut sooner = |at: Instant| next = Some(next.map_or(at, |next| next.min(at)));
+        // Cleared first: a deadline that comes up while this runs is noted beside it.
+        *self.due.lock().unwrap_or_else(PoisonError::into_inner) = None;
         for session in self.sessions.all() {
             match session.expires_at() {
                 Some(at) if at <= now => {
                     self.end_session(&session, "silent for longer than its ttl", now);
                 }
-                Some(at) => sooner(at),
+                Some(at) => self.note_deadline(at),
                 None => {}
             }
         }
@@ -130,12 +126,10 @@ impl Core {
             if let AnyPool::Blocks(pool) = pool {
                 pool.purge(self.shared.purge_after, now);
                 if let Some(at) = pool.purge_due(now) {
-                    sooner(at);
+                    self.note_deadline(at);
                 }
             }
         }
-        let next = next.map(|at| at.clamp(now, now + MAX_TICK));
-        *self.due.lock().unwrap_or_else(PoisonError::into_inner) = next;
     }
 
     /// Returns how many bytes a read of a block or arena comes to.

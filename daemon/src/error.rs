@@ -21,6 +21,7 @@ pub enum Table {
 
 /// Why a call was refused. The state is what it was before the call.
 #[derive(Debug, thiserror::Error)]
+#[expect(clippy::error_impl_error, reason = "the one error of this crate")]
 pub enum Error {
     /// A field is missing or wrong.
     #[error(transparent)]

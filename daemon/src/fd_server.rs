@@ -125,11 +125,7 @@ async fn answer(
     (refusal(status, request.access), Vec::new())
 }
 
-fn map(
-    request: &MapRequest,
-    peer: PeerIdentity,
-    core: &Core,
-) -> Result<(OwnedFd, OwnedFd), Error> {
+fn map(request: &MapRequest, peer: PeerIdentity, core: &Core) -> Result<(OwnedFd, OwnedFd), Error> {
     // The socket that the token came on tells who has it. The process lives while the session
     // does, so its pid is its own.
     let session = core

@@ -317,8 +317,8 @@ impl Pool {
         control: &[Range<u64>],
         now: Instant,
     ) -> Result<(), Error> {
-        let of_data = state.data_tables.missing(data);
-        let of_control = state.control_tables.missing(control);
+        let of_data = state.data_tables.missing(data.iter().cloned());
+        let of_control = state.control_tables.missing(control.iter().cloned());
         let bytes: u64 = of_data.iter().chain(&of_control).map(|run| run.end - run.start).sum();
         self.shared.budget.reserve(bytes, now)?;
         let committed =

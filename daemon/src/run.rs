@@ -1,7 +1,9 @@
 //! The life of one daemon, from bound sockets to the end of its last call. It owns all its state,
 //! so two of them may live in one process.
 
+use std::convert::Infallible;
 use std::io;
+use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,6 +12,7 @@ use goumem_shm::os::reaper::DeathWatch;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Notify;
 use tokio::time::timeout;
+use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic_health::ServingStatus;
@@ -18,7 +21,7 @@ use tracing::{info, warn};
 
 use crate::config::{Config, Limits};
 use crate::core::Core;
-use crate::listen::{self, Listeners};
+use crate::listen::{self, Listeners, PeerStream};
 use crate::reaper::Reaper;
 use crate::service::{self, Edge, Routes, SERVICES};
 use crate::{fd_server, ticker};
@@ -61,7 +64,10 @@ pub async fn run(
     listeners: Listeners,
     shutdown: CancellationToken,
 ) -> Result<(), RunError> {
-    let (socket, fd_socket) = (listeners.socket().to_owned(), listeners.fd_socket().to_owned());
+    let (socket, fd_socket) = (
+        listeners.socket().to_owned(),
+        listeners.fd_socket().to_owned(),
+    );
     let tcp_address = listeners.tcp_address();
     let Listeners {
         grpc,
@@ -76,28 +82,17 @@ pub async fn run(
         .transpose()
         .map_err(RunError::os("use the TCP socket"))?;
 
-    let background = Background::start(config.limits, fd_socket.display().to_string()).await?;
-    background.spawn(fd_server::serve(
+    // Ends everything that is still at work, also when this future is dropped.
+    let ended = CancellationToken::new();
+    let _guard = ended.clone().drop_guard();
+    let background = Background::start(config.limits, &fd_socket, &ended).await?;
+    background.tasks.spawn(fd_server::serve(
         fd,
         Arc::clone(&background.core),
-        background.stop.clone(),
+        ended.clone(),
         background.tasks.clone(),
     ));
-
-    let health = HealthReporter::new();
-    set_health(&health, ServingStatus::Serving).await;
-    // Two tokens, for the two halves of an end: take no more calls, and cut off what is left.
-    let (draining, cut_off) = (CancellationToken::new(), CancellationToken::new());
-    let edge = Edge {
-        core: Arc::clone(&background.core),
-        draining: draining.clone(),
-    };
-    let incoming = listen::incoming(grpc, tcp, config.max_connections, &cut_off);
-    let mut serving = pin!(service::server().serve_with_incoming_shutdown(
-        Routes::new(&edge, health.clone()),
-        incoming,
-        draining.cancelled(),
-    ));
+    let incoming = listen::incoming(grpc, tcp, config.max_connections, &ended);
     info!(
         version = env!("CARGO_PKG_VERSION"),
         socket = %socket.display(),
@@ -105,33 +100,51 @@ pub async fn run(
         tcp = tcp_address.map(tracing::field::display),
         "serving"
     );
-
-    let served = tokio::select! {
-        ended = &mut serving => ended,
-        () = shutdown.cancelled() => {
-            info!(deadline = ?config.drain_deadline, "draining");
-            set_health(&health, ServingStatus::NotServing).await;
-            background.core.announce_shutdown(config.drain_deadline);
-            background.core.end_event_streams();
-            draining.cancel();
-            match timeout(config.drain_deadline, &mut serving).await {
-                Ok(ended) => {
-                    info!("drained: every call has ended");
-                    ended
-                }
-                Err(_late) => {
-                    warn!("deadline has passed: cutting off the calls that are left");
-                    cut_off.cancel();
-                    timeout(CUT_OFF, &mut serving).await.unwrap_or(Ok(()))
-                }
-            }
-        }
-    };
-    cut_off.cancel();
+    let core = Arc::clone(&background.core);
+    let served = serve(core, incoming, config.drain_deadline, shutdown, &ended).await;
+    ended.cancel();
     background.end().await;
     drop(files);
     info!("ended");
     Ok(served?)
+}
+
+/// Serves gRPC until `shutdown`, then drains: no more calls, events and waits end, and what is
+/// left has until the deadline.
+async fn serve(
+    core: Arc<Core>,
+    incoming: impl Stream<Item = Result<PeerStream, Infallible>>,
+    deadline: Duration,
+    shutdown: CancellationToken,
+    ended: &CancellationToken,
+) -> Result<(), tonic::transport::Error> {
+    let health = HealthReporter::new();
+    set_health(&health, ServingStatus::Serving).await;
+    let edge = Edge {
+        core: Arc::clone(&core),
+        draining: CancellationToken::new(),
+    };
+    let mut serving = pin!(service::server().serve_with_incoming_shutdown(
+        Routes::new(&edge, health.clone()),
+        incoming,
+        edge.draining.cancelled(),
+    ));
+    tokio::select! {
+        served = &mut serving => return served,
+        () = shutdown.cancelled() => {}
+    }
+    info!(?deadline, "draining");
+    set_health(&health, ServingStatus::NotServing).await;
+    edge.draining.cancel();
+    core.announce_shutdown(deadline);
+    core.end_event_streams();
+    if let Ok(served) = timeout(deadline, &mut serving).await {
+        info!("drained: every call has ended");
+        return served;
+    }
+    warn!("deadline has passed: cutting off the calls that are left");
+    ended.cancel();
+    timeout(CUT_OFF, serving).await.unwrap_or(Ok(()))
 }
 
 /// The core, and what works for it unasked.
@@ -139,18 +152,21 @@ pub async fn run(
 struct Background {
     core: Arc<Core>,
     reaper: Reaper,
-    stop: CancellationToken,
     tasks: TaskTracker,
 }
 
 impl Background {
-    async fn start(limits: Limits, fd_socket: String) -> Result<Self, RunError> {
-        let watch = DeathWatch::new().map_err(RunError::os("watch for deaths"))?;
-        let watch = Arc::new(watch);
+    async fn start(
+        limits: Limits,
+        fd_socket: &Path,
+        ended: &CancellationToken,
+    ) -> Result<Self, RunError> {
+        let watch = Arc::new(DeathWatch::new().map_err(RunError::os("watch for deaths"))?);
         let earlier = Arc::new(Notify::new());
         // Opens what an earlier daemon has left, which may be a lot.
         let starting = {
             let (watch, earlier) = (Arc::clone(&watch), Arc::clone(&earlier));
+            let fd_socket = fd_socket.display().to_string();
             move || Core::new(limits, Some(fd_socket), watch, earlier, Instant::now())
         };
         let core = tokio::task::spawn_blocking(starting)
@@ -162,26 +178,21 @@ impl Background {
             move |serial, now| core.session_died(serial, now)
         };
         let reaper = Reaper::start(watch, bury).map_err(RunError::os("start the reaper"))?;
-        let background = Self {
-            core: Arc::clone(&core),
+        let tasks = TaskTracker::new();
+        tasks.spawn(ticker::run(Arc::clone(&core), earlier, ended.clone()));
+        Ok(Self {
+            core,
             reaper,
-            stop: CancellationToken::new(),
-            tasks: TaskTracker::new(),
-        };
-        background.spawn(ticker::run(core, earlier, background.stop.clone()));
-        Ok(background)
+            tasks,
+        })
     }
 
-    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.tasks.spawn(task);
-    }
-
-    /// Ends all of it, and lets go of the core.
+    /// Waits until all of it has ended, and lets go of the pools.
     async fn end(self) {
-        self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
-        // Waits for the thread, which may be at a sweep; and the last one out unmaps the pools.
+        // The reaper may be at a sweep, and unmapping takes its time too. A panic there has been
+        // said already.
         let (reaper, core) = (self.reaper, self.core);
         let _ = tokio::task::spawn_blocking(move || drop((reaper, core))).await;
     }

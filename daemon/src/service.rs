@@ -4,7 +4,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use goumem_proto::model::ProtocolError;
 use goumem_proto::v1;
@@ -42,9 +42,6 @@ const MAX_STREAMS: u32 = 1024;
 /// not wait for the reader after each message.
 const STREAM_WINDOW_BYTES: u32 = 512 << 10;
 const CONNECTION_WINDOW_BYTES: u32 = 2 << 20;
-/// How soon a dead TCP connection is noticed, so that its calls and its event stream end.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What the services share.
 #[derive(Debug, Clone)]
@@ -77,7 +74,9 @@ impl Edge {
             let panicked = |_| Error::Invariant {
                 what: "a call came to its end",
             };
-            tokio::task::spawn_blocking(work).await.map_err(panicked)??
+            tokio::task::spawn_blocking(work)
+                .await
+                .map_err(panicked)??
         };
         Ok(Response::new(reply.into()))
     }
@@ -168,13 +167,15 @@ fn done(_: ()) -> Nothing {
 }
 
 /// Builds the server: transport limits, and a log span for each call.
+///
+/// No HTTP/2 keepalive: it would cut off a client that is stopped in a debugger, and wake an idle
+/// daemon for every connection. The kernel tells when the other end of a Unix socket has gone, and
+/// TCP has keepalive of its own.
 pub(crate) fn server() -> Server {
     Server::builder()
         .max_concurrent_streams(MAX_STREAMS)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .trace_fn(|request| {
             debug_span!(
                 "call",
@@ -221,17 +222,26 @@ impl Routes {
         const WHY: &str = "the descriptors were made with this program";
         let health = HealthService::from_health_reporter(health);
         let routes = vec![
-            ours!(pool_service_server::PoolServiceServer, pool::Pools(edge.clone())),
+            ours!(
+                pool_service_server::PoolServiceServer,
+                pool::Pools(edge.clone())
+            ),
             ours!(
                 arena_pool_service_server::ArenaPoolServiceServer,
                 arena_pool::ArenaPools(edge.clone())
             ),
-            ours!(byte_service_server::ByteServiceServer, bytes::Bytes(edge.clone())),
+            ours!(
+                byte_service_server::ByteServiceServer,
+                bytes::Bytes(edge.clone())
+            ),
             ours!(
                 session_service_server::SessionServiceServer,
                 session::Sessions(edge.clone())
             ),
-            ours!(daemon_service_server::DaemonServiceServer, daemon::Daemon(edge.clone())),
+            ours!(
+                daemon_service_server::DaemonServiceServer,
+                daemon::Daemon(edge.clone())
+            ),
             route(HealthServer::new(health)),
             route(reflection().build_v1().expect(WHY)),
             // Postman and grpcui still ask for this one.

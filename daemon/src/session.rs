@@ -7,6 +7,8 @@
 
 use std::any::Any;
 use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -85,6 +87,9 @@ pub struct Session {
     pub may_map: bool,
     /// Tells its death; none for a remote session.
     pub pidfd: Option<Arc<PidFd>>,
+    /// The same, to be watched. A pidfd is watched once, and that of a connection may have several
+    /// sessions.
+    pub watched: Option<PidFd>,
     /// Remote sessions end so long after their last call.
     pub ttl: Option<Duration>,
     token: SessionToken,
@@ -191,6 +196,38 @@ impl Session {
         outcome
     }
 
+    /// Returns the outcome of a request that came to its end later than its call: see
+    /// [`remember`](Self::remember).
+    ///
+    /// # Errors
+    /// As `once`, for an id that is known otherwise.
+    pub fn recall<T: Clone + 'static>(&self, id: RequestId) -> Result<Option<T>, Error> {
+        if !id.is_some() {
+            return Ok(None);
+        }
+        let state = self.lock();
+        match state.requests.recent.get(&id.get()) {
+            Some(Request::Done(known)) => known
+                .downcast_ref::<T>()
+                .cloned()
+                .map(Some)
+                .ok_or_else(|| state.requests.expired(id.get())),
+            Some(Request::InFlight | Request::Refused) => Err(state.requests.expired(id.get())),
+            None => Ok(None),
+        }
+    }
+
+    /// Remembers the outcome of a request that had to wait, so that its retry gets the same.
+    pub fn remember<T: Send + Sync + 'static>(&self, id: RequestId, outcome: T) {
+        if !id.is_some() {
+            return;
+        }
+        let mut state = self.lock();
+        if let Ok(None) = state.requests.begin(id.get()) {
+            state.requests.finish(id.get(), Some(Arc::new(outcome)));
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, SessionState> {
         // A panic of another call leaves the log usable: every update of it is one step.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -282,6 +319,8 @@ impl Sessions {
         let mut token = [0u8; 16];
         getrandom::fill(&mut token).map_err(|e| Error::os("make a session token", e.to_string()))?;
         let token = SessionToken::new(token);
+        let watched = caller.pidfd.as_deref().map(duplicate).transpose();
+        let watched = watched.map_err(|e| Error::os("hold a session's process", e))?;
         let mut table = self.lock();
         if table.by_number.len() >= self.limit {
             return Err(Error::TooMany { table: Table::Sessions, limit: self.limit as u64 });
@@ -298,6 +337,7 @@ impl Sessions {
             opened_at: now,
             may_map: caller.pidfd.is_some(),
             pidfd: caller.pidfd.clone(),
+            watched,
             ttl: caller.pidfd.is_none().then_some(ttl),
             token,
             dead: AtomicBool::new(false),
@@ -342,6 +382,10 @@ impl Sessions {
     fn lock(&self) -> MutexGuard<'_, SessionTable> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn duplicate(pidfd: &PidFd) -> io::Result<PidFd> {
+    Ok(PidFd::from_fd(pidfd.as_fd().try_clone_to_owned()?, pidfd.pid()))
 }
 
 impl SessionTable {

@@ -114,7 +114,7 @@ impl<E: ShmType> OwnedBlock<[E]> {
     pub fn new_slice(block: RawBlock, len: usize) -> Result<Self, AccessError> {
         let bytes = size_of::<E>()
             .checked_mul(len)
-            .ok_or(AccessError::WrongLength {
+            .ok_or_else(|| AccessError::WrongLength {
                 expected_bytes: u64::MAX,
                 found_bytes: block.usable_bytes(),
             })?;
@@ -239,3 +239,6 @@ fn check_fit(block: &RawBlock, size: usize, align: usize) -> Result<(), AccessEr
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -229,14 +229,12 @@ impl<'a> HeaderPage<'a> {
 /// # Errors
 /// Any [`SegmentRefusal`].
 #[cfg(not(loom))]
-pub fn read(
-    mapping: &crate::os::Mapping,
-    role: SegmentRole,
-) -> Result<Header, SegmentRefusal> {
+pub fn read(mapping: &crate::os::Mapping, role: SegmentRole) -> Result<Header, SegmentRefusal> {
     crate::pool_memory::read_header(mapping, role)
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use super::*;
 

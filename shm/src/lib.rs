@@ -39,7 +39,8 @@ pub mod os;
 pub mod pool_memory;
 #[cfg(not(loom))]
 mod raw_block;
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod test_daemon;
 
 pub mod arena;

@@ -56,3 +56,31 @@ impl PageNote {
         self.0.store(0, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hints_are_counted_beside_the_flag_and_both_go_with_the_span() {
+        let note = PageNote(AtomicU64::new(0));
+        assert_eq!((note.frees(), note.holds_adopted()), (0, false));
+        note.hint_free();
+        note.set_holds_adopted();
+        note.set_holds_adopted();
+        note.hint_free();
+        assert_eq!((note.frees(), note.holds_adopted()), (2, true));
+        note.reset();
+        assert_eq!((note.frees(), note.holds_adopted()), (0, false));
+    }
+
+    #[test]
+    fn note_full_of_ones_is_read_and_counted_like_any_other() {
+        let note = PageNote(AtomicU64::new(u64::MAX));
+        assert!(note.holds_adopted());
+        let before = note.frees();
+        note.hint_free();
+        assert_ne!(note.frees(), before);
+    }
+}

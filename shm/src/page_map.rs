@@ -128,7 +128,8 @@ impl PageEntry {
             },
             2 if pages.get() > 0 => Self::Interior {
                 class: class()?,
-                back: pages, epoch,
+                back: pages,
+                epoch,
             },
             3 => Self::Retired,
             _ => return None,
@@ -164,5 +165,84 @@ impl PageEntryWord {
         // ORDERING: pairs with the Acquire in `load`.
         // CRASH: one step. Interior entries and words without a head entry are a free page.
         self.0.store(entry.to_bits(), Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn any_entry() -> impl Strategy<Value = PageEntry> {
+        let classes: Vec<SizeClass> = SizeClass::all().collect();
+        let fields = (
+            prop::sample::select(classes),
+            any::<u16>(),
+            0..=0xfffu32,
+            1..=0xff_ffffu32,
+        );
+        (0..4u8, fields).prop_map(|(state, (class, lessee, epoch, pages))| {
+            let epoch = SpanEpoch::new(epoch).unwrap();
+            let pages = PageCount::new(pages);
+            match state {
+                0 => PageEntry::Free { epoch },
+                1 => PageEntry::Head {
+                    class,
+                    lessee: SessionNumber::new(lessee),
+                    epoch,
+                    pages,
+                },
+                2 => PageEntry::Interior {
+                    class,
+                    back: pages,
+                    epoch,
+                },
+                _ => PageEntry::Retired,
+            }
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn entry_is_taken_apart_as_it_was_put_together(entry in any_entry()) {
+            prop_assert_eq!(PageEntry::from_bits(entry.to_bits()), Some(entry));
+            let word = PageEntryWord(AtomicU64::new(0));
+            word.publish(entry);
+            prop_assert_eq!(word.load(), Some(entry));
+        }
+
+        #[test]
+        fn any_bits_are_an_entry_or_nothing(bits: u64) {
+            if let Some(entry) = PageEntry::from_bits(bits) {
+                prop_assert_eq!(PageEntry::from_bits(entry.to_bits()), Some(entry));
+            }
+        }
+    }
+
+    #[test]
+    fn zero_is_a_free_page_that_was_never_granted() {
+        let never = PageEntry::Free {
+            epoch: SpanEpoch::ZERO,
+        };
+        assert_eq!(PageEntry::from_bits(0), Some(never));
+    }
+
+    #[test]
+    fn spans_without_pages_and_unknown_classes_are_nothing() {
+        for state in [1, 2] {
+            assert_eq!(PageEntry::from_bits(state << STATE_SHIFT), None);
+            let unknown = state << STATE_SHIFT | 100 << CLASS_SHIFT | 1;
+            assert_eq!(PageEntry::from_bits(unknown), None);
+        }
+    }
+
+    #[test]
+    fn epochs_count_to_4095_and_around() {
+        assert_eq!(SpanEpoch::new(4096), None);
+        let last = SpanEpoch::new(4095).unwrap();
+        assert_eq!(last.next(), SpanEpoch::ZERO);
+        assert_eq!(SpanEpoch::ZERO.next().get(), 1);
     }
 }

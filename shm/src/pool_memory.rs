@@ -453,7 +453,7 @@ pub(crate) fn write_header(
     role: SegmentRole,
     header: &Header,
 ) -> Result<(), SegmentRefusal> {
-    let page = header_page(mapping).ok_or(SegmentRefusal::Truncated {
+    let page = header_page(mapping).ok_or_else(|| SegmentRefusal::Truncated {
         expected_bytes: 4096,
         found_bytes: mapping.len_bytes(),
     })?;

@@ -68,3 +68,31 @@ impl ShapeWord {
         }
     }
 }
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn shape_reads_back_as_written(
+            tag in 0..=TypeTag::MAX.get(),
+            length_bytes in 0..=MAX_LENGTH_BYTES,
+        ) {
+            let word = ShapeWord(AtomicU64::new(0));
+            let type_tag = TypeTag::new(tag).unwrap();
+            let shape = Shape { type_tag, length_bytes };
+            word.store(shape);
+            prop_assert_eq!(word.load(), shape);
+        }
+
+        #[test]
+        fn any_bits_are_a_shape(bits: u64) {
+            let shape = ShapeWord(AtomicU64::new(bits)).load();
+            prop_assert!(shape.length_bytes <= MAX_LENGTH_BYTES);
+        }
+    }
+}

@@ -386,10 +386,12 @@ impl SlotWord {
             let (next, outcome) = step(SlotSnapshot::from_raw(current)).map_err(Lost::Refused)?;
             // ORDERING: AcqRel. Release publishes what this process wrote to the block to the
             // next reader's Acquire; Acquire shows us what its last writer published.
-            match self
-                .0
-                .compare_exchange_weak(current, next.raw(), Ordering::AcqRel, Ordering::Acquire)
-            {
+            match self.0.compare_exchange_weak(
+                current,
+                next.raw(),
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            ) {
                 Ok(_) => return Ok(outcome),
                 Err(seen) => current = seen,
             }

@@ -115,7 +115,10 @@ impl TestDaemon {
             .take_while(|first| first + pages.get() <= n_pages)
             .find(|first| (*first..first + pages.get()).all(|page| is_free(PageIndex::new(page))))
             .map(PageIndex::new)?;
-        let floor = self.pages_of(first_page, pages).map(|page| self.floor(page)).max()?;
+        let floor = self
+            .pages_of(first_page, pages)
+            .map(|page| self.floor(page))
+            .max()?;
         self.words(first_page, class, pages)
             .words()
             .for_each(|word| word.initialise(floor));
@@ -275,7 +278,9 @@ impl TestDaemon {
     /// Returns how many words of the pool's spans are not FREE.
     pub(crate) fn living(&self) -> usize {
         let spans = self.spans();
-        let words = spans.iter().map(|&(first, class, _, pages)| self.words(first, class, pages));
+        let words = spans
+            .iter()
+            .map(|&(first, class, _, pages)| self.words(first, class, pages));
         words.map(survivors).sum()
     }
 

@@ -239,7 +239,7 @@ impl ArenaPool {
     ) -> Result<u32, Error> {
         let index = state.holders.next_index()?;
         let start = self.memory.geometry().record_offset(index);
-        let missing = state.tables.missing(&[start..start + goumem_alloc::RECORD_BYTES]);
+        let missing = state.tables.missing(std::iter::once(start..start + goumem_alloc::RECORD_BYTES));
         for run in missing {
             let bytes = run.end - run.start;
             self.shared.budget.reserve(bytes, now)?;

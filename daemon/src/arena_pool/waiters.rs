@@ -22,6 +22,7 @@ pub struct WaitTicket(u64);
 pub(super) struct Waiter {
     ticket: WaitTicket,
     pub(super) session: Arc<Session>,
+    request_id: RequestId,
     sender: oneshot::Sender<GrantedArena>,
 }
 
@@ -41,6 +42,7 @@ pub struct GrantedArena {
     pool: Arc<ArenaPool>,
     session: Arc<Session>,
     arena: Handle,
+    request_id: RequestId,
     accepted: bool,
 }
 
@@ -48,6 +50,8 @@ impl GrantedArena {
     /// Returns the arena, which is the waiter's from now on.
     pub fn accept(mut self) -> ArenaInfo {
         self.accepted = true;
+        // The reply may be lost with its connection: a retry gets the same arena.
+        self.session.remember(self.request_id, self.arena);
         self.pool.arena_info(self.arena, Access::ReadWrite)
     }
 }
@@ -97,9 +101,13 @@ impl ArenaPool {
         let mut state = self.lock();
         session.require_live()?;
         self.require_usable(&state)?;
+        if let Some(arena) = session.recall::<Handle>(request_id)? {
+            return Ok(Waited::Now(self.arena_info(arena, Access::ReadWrite)));
+        }
         if state.waiters.is_empty()
             && let Some(arena) = self.try_get(&mut state, session)
         {
+            session.remember(request_id, arena);
             return Ok(Waited::Now(self.arena_info(arena, Access::ReadWrite)));
         }
         if state.waiters.len() >= MAX_WAITERS {
@@ -108,7 +116,7 @@ impl ArenaPool {
         let ticket = WaitTicket(state.next_ticket);
         state.next_ticket += 1;
         let (sender, receiver) = oneshot::channel();
-        state.waiters.push_back(Waiter { ticket, session: Arc::clone(session), sender });
+        state.waiters.push_back(Waiter { ticket, session: Arc::clone(session), request_id, sender });
         // Flag first, then a second look: a returner either sees the flag or is seen here.
         self.memory.set_waiters(true);
         self.serve(&mut state);
@@ -142,8 +150,13 @@ impl ArenaPool {
             let session = Arc::clone(&waiter.session);
             let Some(arena) = self.try_get(state, &session) else { break };
             let Some(waiter) = state.waiters.pop_front() else { break };
-            let granted =
-                GrantedArena { pool: Arc::clone(self), session, arena, accepted: false };
+            let granted = GrantedArena {
+                pool: Arc::clone(self),
+                session,
+                arena,
+                request_id: waiter.request_id,
+                accepted: false,
+            };
             if let Err(mut granted) = waiter.sender.send(granted) {
                 // It gave up this very moment.
                 granted.accepted = true;

@@ -58,7 +58,9 @@ fn call(peer: &PeerInfo, token: Option<&[u8]>, sessions: &Sessions) -> Result<Ca
     request.extensions_mut().insert(peer.clone());
     if let Some(token) = token {
         let value = MetadataValue::from_bytes(token);
-        request.metadata_mut().insert_bin(SESSION_METADATA_KEY, value);
+        request
+            .metadata_mut()
+            .insert_bin(SESSION_METADATA_KEY, value);
     }
     identify(&request, sessions, Instant::now())
 }
@@ -73,7 +75,10 @@ fn open(peer: &PeerInfo, sessions: &Sessions) -> Arc<Session> {
 fn caller_is_who_the_socket_says() {
     let sessions = Sessions::new(4);
     let caller = call(&own(1000), None, &sessions).unwrap();
-    assert_eq!((caller.uid, caller.gid, caller.pid), (1000, 100, std::process::id()));
+    assert_eq!(
+        (caller.uid, caller.gid, caller.pid),
+        (1000, 100, std::process::id())
+    );
     assert!(caller.local && caller.pidfd.is_some());
     assert!(matches!(caller.session(), Err(Error::SessionRequired)));
 
@@ -95,7 +100,12 @@ fn token_counts_on_every_connection_of_its_process_only() {
     assert_eq!(caller.session().unwrap().serial, session.serial);
 
     let puppet = Puppet::start();
-    for thief in [local(1000, puppet.0.id()), own(1001), foreign(1000), remote()] {
+    for thief in [
+        local(1000, puppet.0.id()),
+        own(1001),
+        foreign(1000),
+        remote(),
+    ] {
         let refused = call(&thief, Some(token), &sessions);
         assert!(matches!(refused, Err(Error::SessionExpired)), "{thief:?}");
     }

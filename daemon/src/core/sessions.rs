@@ -28,7 +28,7 @@ impl Core {
         now: Instant,
     ) -> Result<OpenedSession, Error> {
         let session = self.sessions.open(caller, request.label, request.ttl, now)?;
-        if let Some(pidfd) = &session.pidfd
+        if let Some(pidfd) = &session.watched
             && let Err(source) = self.watch.add(pidfd, session.serial)
         {
             // Unwatched, it would never be swept.
@@ -227,7 +227,7 @@ impl Core {
                 AnyPool::Arenas(pool) => pool.sweep(session),
             };
         }
-        if let Some(pidfd) = &session.pidfd {
+        if let Some(pidfd) = &session.watched {
             // Not watched any more when it was its death that brought us here.
             let _ = self.watch.remove(pidfd);
         }

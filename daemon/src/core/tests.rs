@@ -66,16 +66,19 @@ impl Daemon {
     /// that a session has died.
     fn caller(&self, uid: u32) -> Caller {
         let pidfd = Arc::new(PidFd::open(std::process::id()).unwrap());
-        let anonymous = Caller {
+        self.caller_of(Caller {
             uid,
             gid: uid,
             pid: std::process::id(),
             local: true,
             pidfd: Some(pidfd),
             session: None,
-        };
+        })
+    }
+
+    /// The same caller with a new session.
+    fn caller_of(&self, anonymous: Caller) -> Caller {
         let open = OpenSession { label: Label::default(), ttl: Duration::from_secs(30) };
-        // Sessions of one process share its pidfd in the watch; the second add is refused.
         let opened = self.core.open_session(&anonymous, open, self.now).unwrap();
         let session = self.core.sessions().by_token(&opened.token).unwrap();
         Caller { session: Some(session), ..anonymous }
@@ -205,6 +208,26 @@ fn capacity_is_given_back_to_whoever_asks_next_whatever_the_class() {
         let handle = daemon.alloc(&alice, pool, size).unwrap_or_else(|e| panic!("{size}: {e}"));
         daemon.free(&alice, handle).unwrap();
     }
+}
+
+#[test]
+fn one_connection_may_have_several_sessions_each_told_of_its_death() {
+    let daemon = Daemon::start();
+    let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+    let pidfd = Some(Arc::new(PidFd::open(child.id()).unwrap()));
+    let alice = daemon.caller_of(Caller { pidfd, ..daemon.caller(1000) });
+    let bob = daemon.caller_of(alice.clone());
+    let [first, second] = [&alice, &bob].map(|caller| caller.session.as_ref().unwrap().serial);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let mut dead = Vec::new();
+    while dead.len() < 2 {
+        let more = daemon.core.watch.wait(Some(Duration::from_secs(10))).unwrap();
+        assert!(!more.is_empty(), "only {dead:?} reported within ten seconds");
+        dead.extend(more);
+    }
+    dead.sort_unstable();
+    assert_eq!(dead, [first, second]);
 }
 
 #[test]

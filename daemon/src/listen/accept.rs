@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
@@ -21,6 +22,9 @@ use super::peer::{LocalPeer, PeerInfo, PeerStream, Socket};
 /// Pauses after a failed accept: long enough to cost nothing, short enough not to be noticed.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long a TCP connection may be silent before the kernel asks whether the peer is there.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
 
 /// A listening socket of either kind.
 pub(crate) trait Listen {
@@ -152,5 +156,8 @@ fn local(socket: UnixStream) -> io::Result<(Socket, PeerInfo)> {
 fn remote((socket, address): (TcpStream, SocketAddr)) -> io::Result<(Socket, PeerInfo)> {
     // A call is one small message and waits for its answer.
     socket.set_nodelay(true)?;
+    // A peer that lost its power says no goodbye, and its connection would count for ever.
+    sockopt::set_socket_keepalive(&socket, true)?;
+    sockopt::set_tcp_keepidle(&socket, KEEPALIVE_AFTER)?;
     Ok((Socket::Tcp(socket), PeerInfo::Remote { address }))
 }

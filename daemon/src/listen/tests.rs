@@ -171,7 +171,7 @@ async fn connection_above_the_limit_is_closed_and_a_place_is_free_again_after_on
 
     drop((accepted, permit));
     let _carol = Stream::connect(&config.socket).await.unwrap();
-    acceptor.accept().await;
+    let (_accepted, _permit) = acceptor.accept().await;
 }
 
 #[tokio::test]

@@ -183,7 +183,7 @@ impl Pool {
             let start = self.memory.geometry().page_offset(first).get();
             start..start + span.pages.bytes()
         });
-        for covered in covered.chain([payload.end..payload.end]) {
+        for covered in covered.chain(std::iter::once(payload.end..payload.end)) {
             if from < covered.start
                 && let Err(error) = self.data.purge(from..covered.start)
             {

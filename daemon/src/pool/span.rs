@@ -169,16 +169,16 @@ impl Pool {
             state.heap.abort(reservation);
             return Err(error);
         }
-        match self.grant_reserved(state, reservation, want.class, lessee, now) {
-            Ok(lease) => Ok((lease, false)),
-            Err((reservation, error)) => {
-                state.heap.abort(reservation);
-                if lessee.number.is_client() {
-                    self.shared.quotas.discharge(lessee.uid, bytes);
-                }
-                Err(error)
+        if let Err(error) = self.back(state, &reservation, want.class, lessee, now) {
+            state.heap.abort(reservation);
+            if lessee.number.is_client() {
+                self.shared.quotas.discharge(lessee.uid, bytes);
             }
+            return Err(error);
         }
+        let (first, pages) = (reservation.first(), reservation.pages());
+        state.heap.commit(reservation);
+        Ok((self.publish_span(state, first, pages, want.class, lessee), false))
     }
 
     /// Finds free pages, after looking everywhere for what is free but not known to be.
@@ -210,42 +210,47 @@ impl Pool {
         }
     }
 
-    /// The lease sequence: commit pages → words := {floor, FREE} → interior entries → {uid,
-    /// request id} → head entry.
-    fn grant_reserved(
+    /// The first part of the lease sequence: memory behind the pages and their tables.
+    fn back(
         &self,
         state: &mut PoolState,
-        reservation: Reservation,
+        reservation: &Reservation,
         class: SizeClass,
         lessee: Lessee,
         now: Instant,
-    ) -> Result<SpanLease, (Reservation, Error)> {
+    ) -> Result<(), Error> {
         let (first, pages) = (reservation.first(), reservation.pages());
+        if self.memory.slot_run(first, class, pages).is_none() {
+            return Err(Error::Invariant { what: "reserved pages are in the pool" });
+        }
         let (data, control) = self.tables_of(first, class, pages);
-        if let Err(error) = self.commit_tables(state, &data, &control, now) {
-            return Err((reservation, error));
-        }
-        if let Err(error) = self.commit_payload(&reservation, now) {
-            return Err((reservation, error));
-        }
-        let uncommitted = reservation.uncommitted().to_vec();
-        if let Err(error) = self.hide_old_contents(state, first, pages, &uncommitted, lessee) {
-            self.purge_payload(&uncommitted);
-            return Err((reservation, error));
-        }
-        let Some(words) = self.memory.slot_run(first, class, pages) else {
-            self.purge_payload(&uncommitted);
-            return Err((reservation, Error::Invariant { what: "reserved pages are in the pool" }));
-        };
-        state.heap.commit(reservation);
+        self.commit_tables(state, &data, &control, now)?;
+        self.commit_payload(reservation, now)?;
+        let hidden =
+            self.hide_old_contents(state, first, pages, reservation.uncommitted(), lessee);
+        hidden.inspect_err(|_| self.purge_payload(reservation.uncommitted()))
+    }
+
+    /// The second part: words := {floor, FREE} → interior entries → {uid, request id} → head
+    /// entry.
+    fn publish_span(
+        &self,
+        state: &mut PoolState,
+        first: PageIndex,
+        pages: PageCount,
+        class: SizeClass,
+        lessee: Lessee,
+    ) -> SpanLease {
         let floor = self.floor_of(first, pages);
-        words.words().for_each(|word| word.initialise(floor));
+        if let Some(words) = self.memory.slot_run(first, class, pages) {
+            words.words().for_each(|word| word.initialise(floor));
+        }
         self.memory.note(first).reset();
-        for back in 1..pages.get() {
-            let back = PageCount::new(back);
-            let Some(page) = first.checked_add(back) else { break };
+        for (page, _) in self.pages_of(first, pages).skip(1) {
             let epoch = self.epoch_of(page);
-            if let Some(entry) = self.memory.entry_word(page) {
+            if let (Some(entry), Some(back)) =
+                (self.memory.entry_word(page), page.pages_since(first))
+            {
                 entry.publish(PageEntry::Interior { class, back, epoch });
             }
         }
@@ -257,7 +262,7 @@ impl Pool {
         let span =
             Span { pages, class, lessee: lessee.number, serial: lessee.serial, uid: lessee.uid };
         state.spans.insert(first, span);
-        Ok(SpanLease { first_page: first, pages, class, epoch })
+        SpanLease { first_page: first, pages, class, epoch }
     }
 
     /// Leases an abandoned span of the class again: its living blocks stay.

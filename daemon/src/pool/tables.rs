@@ -17,9 +17,9 @@ pub(crate) struct TablePages {
 
 impl TablePages {
     /// Returns the runs of bytes in `ranges`, rounded out to OS pages, that are not in the set.
-    pub(crate) fn missing(&self, ranges: &[Range<u64>]) -> Vec<Range<u64>> {
+    pub(crate) fn missing(&self, ranges: impl IntoIterator<Item = Range<u64>>) -> Vec<Range<u64>> {
         let mut pages: Vec<u64> =
-            ranges.iter().flat_map(|range| os_pages(range)).filter(|&p| !self.contains(p)).collect();
+            ranges.into_iter().flat_map(|range| os_pages(&range)).filter(|&p| !self.contains(p)).collect();
         pages.sort_unstable();
         pages.dedup();
         let mut runs: Vec<Range<u64>> = Vec::new();
@@ -87,12 +87,12 @@ mod tests {
     #[test]
     fn shared_os_pages_are_missing_once_and_counted_once() {
         let mut pages = TablePages::default();
-        let missing = pages.missing(&[0..10, 4000..4100, 8192..8193]);
+        let missing = pages.missing([0..10, 4000..4100, 8192..8193]);
         assert_eq!(missing, vec![0..12288]);
         pages.insert(&missing[0]);
         assert_eq!(pages.bytes(), 12288);
-        assert!(pages.missing(&[100..9000]).is_empty());
-        assert_eq!(pages.missing(&[12287..12289]), vec![12288..16384]);
+        assert!(pages.missing(std::iter::once(100..9000)).is_empty());
+        assert_eq!(pages.missing(std::iter::once(12287..12289)), vec![12288..16384]);
     }
 
     #[test]

@@ -91,7 +91,8 @@ impl Iterator for Pieces {
         if self.left_bytes == 0 {
             return None;
         }
-        let len = usize::try_from(self.left_bytes).map_or(PIECE_BYTES, |left| left.min(PIECE_BYTES));
+        let len =
+            usize::try_from(self.left_bytes).map_or(PIECE_BYTES, |left| left.min(PIECE_BYTES));
         let mut piece = vec![0; len];
         let read = self
             .core

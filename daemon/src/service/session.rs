@@ -12,6 +12,7 @@ use tonic::{Request, Response, Status};
 
 use super::{Edge, Nothing, done, service};
 use crate::core::Core;
+use crate::error::Error;
 
 #[derive(Debug)]
 pub(super) struct Sessions(pub(super) Edge);
@@ -37,7 +38,13 @@ service! {
             request: Request<v1::EventsRequest>,
         ) -> Result<Response<Events>, Status> {
             let caller = self.0.identify(&request, Instant::now())?;
-            Ok(Response::new(Events(caller.session()?.subscribe())))
+            let events = Events(caller.session()?.subscribe());
+            // Streams are ended after this is set; one that came too late for that would outlast
+            // every other call.
+            if self.0.draining.is_cancelled() {
+                return Err(Error::ShuttingDown.into());
+            }
+            Ok(Response::new(events))
         }
     }
 }
@@ -50,10 +57,7 @@ pub(super) struct Events(mpsc::Receiver<Event>);
 impl Stream for Events {
     type Item = Result<v1::Event, Status>;
 
-    fn poll_next(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Self::Item>> {
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         self.0
             .poll_recv(context)
             .map(|event| event.map(|event| Ok(event.into())))

@@ -25,12 +25,21 @@ fn routes() -> Routes {
 
 #[tokio::test]
 async fn unknown_service_or_method_is_unimplemented() {
-    let mut routes = routes();
-    for path in ["/goumem.v1.NoService/Do", "/goumem.v1.PoolService/Do", "/", "/x"] {
+    let routes = routes();
+    for path in [
+        "/goumem.v1.NoService/Do",
+        "/goumem.v1.PoolService/Do",
+        "/",
+        "/x",
+    ] {
         let request = http::Request::builder().uri(path).body(Body::empty());
         let response = routes.call(request.unwrap()).await.unwrap();
         let status = response.headers().get(Status::GRPC_STATUS).unwrap();
-        assert_eq!(status, &(tonic::Code::Unimplemented as i32).to_string(), "{path}");
+        assert_eq!(
+            status,
+            &(tonic::Code::Unimplemented as i32).to_string(),
+            "{path}"
+        );
     }
 }
 

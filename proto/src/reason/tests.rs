@@ -154,3 +154,31 @@ fn a_protocol_error_says_which_field_and_why() {
     let missing = ErrorDetail::from(ProtocolError::missing("handle"));
     assert_eq!(missing.message, "handle is missing");
 }
+
+/// docs/errors.md is made of the table above. `GOUMEM_WRITE_DOCS=1 cargo test -p goumem-proto`
+/// writes it anew.
+#[test]
+fn the_error_reference_lists_every_reason_as_it_is() {
+    let mut page = String::from(
+        "# Errors\n\n\
+         Every error of goumemd carries `google.rpc.ErrorInfo {reason, domain: \"goumem\", \
+         metadata}`; the metadata are the numbers. An error has changed nothing. A status without \
+         it came from the gRPC library or the network. The Rust client has the same as \
+         `goumem::Error::reason()`.\n\n\
+         | reason | code | what has happened | what to do next |\n|---|---|---|---|\n",
+    );
+    for reason in Reason::ALL {
+        page += &format!(
+            "| `{reason}` | {:?} | {} | {} |\n",
+            reason.code(),
+            reason.meaning().trim_end_matches('.'),
+            reason.advice().trim_end_matches('.'),
+        );
+    }
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/errors.md");
+    if std::env::var_os("GOUMEM_WRITE_DOCS").is_some() {
+        std::fs::write(path, &page).unwrap();
+    }
+    let written = std::fs::read_to_string(path).unwrap();
+    assert_eq!(written, page, "run GOUMEM_WRITE_DOCS=1 cargo test -p goumem-proto");
+}

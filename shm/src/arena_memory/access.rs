@@ -26,8 +26,7 @@ impl ArenaMemory {
             return Err(AccessError::ZeroSize);
         }
         // Arenas start on OS pages, so an offset aligned in the arena is aligned in memory.
-        let align_bytes = align_bytes.max(GRAIN_BYTES);
-        if align_bytes > OS_PAGE_BYTES || !align_bytes.is_power_of_two() {
+        if align_bytes > OS_PAGE_BYTES || !align_bytes.max(1).is_power_of_two() {
             return Err(AccessError::WrongLength {
                 expected_bytes: align_bytes,
                 found_bytes: OS_PAGE_BYTES,
@@ -56,7 +55,7 @@ impl ArenaMemory {
         let fits = "an arena has less than 2^32 units";
         let size = units(size_bytes).expect(fits);
         let limit = u32::try_from(last_start).expect(fits).saturating_add(size);
-        let align = units(align_bytes).expect("at most an OS page");
+        let align = units(align_bytes.max(GRAIN_BYTES)).expect("at most an OS page");
         if exclusive {
             words.count_alloc(generation);
         }
@@ -108,8 +107,7 @@ impl ArenaMemory {
             .inside_bytes
             .checked_add(size_bytes)
             .is_some_and(|end| size_bytes > 0 && end <= limit_bytes);
-        let (Some(start), Some(size), true) =
-            (units(at.inside_bytes), units(size_bytes), in_use)
+        let (Some(start), Some(size), true) = (units(at.inside_bytes), units(size_bytes), in_use)
         else {
             return Err(AccessError::OutOfRange {
                 offset_bytes: at.inside_bytes,
@@ -237,7 +235,6 @@ impl ArenaMemory {
             }),
         }
     }
-
 }
 
 fn units(bytes: u64) -> Option<u32> {

@@ -45,7 +45,18 @@ fn slot_of(span: &LeasedSpan, block: &RawBlock) -> u32 {
 
 #[test]
 fn span_hands_out_each_slot_once_aligned_and_inside_it() {
-    for size in [16, 48, 64, 100, 1000, 1024, 5000, 16 << 10, 100_000, 1 << 20] {
+    for size in [
+        16,
+        48,
+        64,
+        100,
+        1000,
+        1024,
+        5000,
+        16 << 10,
+        100_000,
+        1 << 20,
+    ] {
         let daemon = TestDaemon::new(64);
         let memory = daemon.view();
         let class = class(size);
@@ -74,7 +85,12 @@ fn private_blocks_touch_no_shared_word() {
     span.collect(true);
     let lease = span.lease();
     let fresh = |word: &crate::slot::SlotWord| word.load().raw() == 0;
-    assert!(daemon.words(lease.first_page, lease.class, lease.pages).words().all(fresh));
+    assert!(
+        daemon
+            .words(lease.first_page, lease.class, lease.pages)
+            .words()
+            .all(fresh)
+    );
     assert_eq!(daemon.memory().note(lease.first_page).frees(), 0);
     assert!(span.is_empty());
 }
@@ -91,7 +107,9 @@ fn large_span_is_one_block_at_its_colour() {
         let start = memory.geometry().page_offset(lease.first_page).get();
         assert_eq!(block.offset().get(), start + colour);
         assert_eq!(block.usable_bytes(), 20 * PAGE_BYTES - colour);
-        let handle = block.export(ALICE, bytes(20 * PAGE_BYTES - colour)).unwrap();
+        let handle = block
+            .export(ALICE, bytes(20 * PAGE_BYTES - colour))
+            .unwrap();
         assert_eq!(memory.resolve(handle).unwrap().first_page, lease.first_page);
     }
 }
@@ -273,7 +291,11 @@ fn lease_worked_on_before_is_read_even_if_called_new() {
     let lease = span.abandon().unwrap();
     let mut span = LeasedSpan::attach(&memory, lease, ALICE, false).unwrap();
     assert_eq!(span.live_count(), 1);
-    assert!(drain(&mut span).iter().all(|block| block.offset() != offset));
+    assert!(
+        drain(&mut span)
+            .iter()
+            .all(|block| block.offset() != offset)
+    );
     let _ = memory.free(handle).unwrap();
     span.collect(false);
     assert!(span.is_empty());
@@ -318,7 +340,10 @@ fn lease_that_the_page_map_does_not_show_is_refused() {
         ),
     ] {
         let refused = attach(lease, session);
-        assert!(matches!(refused, Err(AccessError::Corrupt { .. })), "{lease:?}");
+        assert!(
+            matches!(refused, Err(AccessError::Corrupt { .. })),
+            "{lease:?}"
+        );
     }
     let read_only = daemon.read_only_view();
     let refused = LeasedSpan::attach(&read_only, lease, ALICE, false).map(drop);
@@ -335,10 +360,25 @@ fn abandoned_span_belongs_to_nobody_until_it_is_leased_again() {
     assert!(daemon.keep(handle, ALICE));
     std::mem::forget(span); // killed
     let abandoned = daemon.sweep(ALICE);
-    let [first] = abandoned[..] else { panic!("{abandoned:?}") };
+    let [first] = abandoned[..] else {
+        panic!("{abandoned:?}")
+    };
     let bob = daemon.view();
-    let PageEntry::Head { class, epoch, pages, .. } = bob.entry(first).unwrap() else { panic!() };
-    let ownerless = SpanLease { first_page: first, pages, class, epoch };
+    let PageEntry::Head {
+        class,
+        epoch,
+        pages,
+        ..
+    } = bob.entry(first).unwrap()
+    else {
+        panic!()
+    };
+    let ownerless = SpanLease {
+        first_page: first,
+        pages,
+        class,
+        epoch,
+    };
     assert!(LeasedSpan::attach(&bob, ownerless, SessionNumber::NOBODY, true).is_err());
     let lease = daemon.grant_abandoned(first, BOB);
     let span = LeasedSpan::attach(&bob, lease, BOB, true).unwrap();
@@ -403,7 +443,10 @@ fn block_taken_over_is_its_takers_alone_until_it_is_dropped() {
     let taken = TakenBlocks::new(&bob, BOB).unwrap();
     let (block, shape, was_kept) = taken.take_over(handle).unwrap();
     assert_eq!((shape, was_kept), (bytes(700), false));
-    assert_eq!((block.offset(), block.usable_bytes()), (handle.offset(), 1024));
+    assert_eq!(
+        (block.offset(), block.usable_bytes()),
+        (handle.offset(), 1024)
+    );
     // Neither the old handle nor a made-up one of the new generation can free it.
     let guessed = memory.handle(handle.generation().next().unwrap(), handle.offset());
     for handle in [handle, guessed] {

@@ -181,11 +181,7 @@ impl PoolMemory {
 
     /// As [`checked_shape`](Self::checked_shape), for a handle whose block was alive just now: a
     /// shape that makes no sense because the block was freed since is `Stale`.
-    pub(crate) fn live_shape(
-        &self,
-        at: &BlockPlace,
-        handle: Handle,
-    ) -> Result<Shape, AccessError> {
+    pub(crate) fn live_shape(&self, at: &BlockPlace, handle: Handle) -> Result<Shape, AccessError> {
         let shape = self.checked_shape(at);
         shape.map_err(|error| self.unless_stale(at, handle, error))
     }
@@ -230,5 +226,4 @@ impl PoolMemory {
             }),
         }
     }
-
 }

@@ -105,4 +105,3 @@ impl PageRecord<'_> {
         self.0[2].store(u64::from(uid), Ordering::Relaxed);
     }
 }
-

@@ -33,7 +33,12 @@ pub enum SlotState {
 pub struct SlotSnapshot(u64);
 
 impl SlotSnapshot {
-    pub(super) fn pack(generation: Generation, owner: SessionNumber, state: SlotState, pinned: bool) -> Self {
+    pub(super) fn pack(
+        generation: Generation,
+        owner: SessionNumber,
+        state: SlotState,
+        pinned: bool,
+    ) -> Self {
         let state = match state {
             SlotState::Free => 0u64,
             SlotState::Shared => 1,

@@ -112,10 +112,7 @@ mod transitions {
         assert_eq!(word.export(ALICE), Ok(last));
         let (raised, _) = word.take(last, BOB).unwrap();
         assert_eq!(raised, Generation::MAX);
-        assert_eq!(
-            word.take(raised, ALICE),
-            Err(SlotRefusal::GenerationsSpent)
-        );
+        assert_eq!(word.take(raised, ALICE), Err(SlotRefusal::GenerationsSpent));
         assert_eq!(word.free(raised), Ok(Freed::Free));
         assert_eq!(word.load().generation(), Generation::MAX);
         assert_eq!(word.free(raised), Err(SlotRefusal::Stale));
@@ -316,7 +313,10 @@ mod transitions {
             assert!(before.goes_with(ALICE) && !before.goes_with(BOB));
             assert_eq!(word.sweep(ALICE), Some(Freed::Free));
             assert_eq!(word.load().state(), FREE);
-            assert_eq!(word.load().generation(), before.generation().next().unwrap());
+            assert_eq!(
+                word.load().generation(),
+                before.generation().next().unwrap()
+            );
             assert_eq!(word.sweep(ALICE), None);
         }
     }
@@ -359,7 +359,8 @@ mod transitions {
                 }
             });
             for _ in 0..1000 {
-                word.0.store(shared_by(ALICE).load().raw(), Ordering::Relaxed);
+                word.0
+                    .store(shared_by(ALICE).load().raw(), Ordering::Relaxed);
                 assert!(word.sweep(ALICE).is_some());
                 assert!(!word.load().goes_with(ALICE));
                 word.force_free();

@@ -12,7 +12,7 @@ use crate::slot::Unpinned;
 
 const N_PAGES: u32 = 96;
 /// Bytes of a block that carry its pattern.
-const PATTERN_BYTES: u64 = 16;
+const PATTERN_BYTES: usize = 16;
 
 /// One step; the numbers choose among what there is.
 #[derive(Debug, Clone)]
@@ -153,7 +153,11 @@ impl World {
             Step::ReturnEmpty { by } => self.return_empty(by),
             Step::Kill { by } => self.kill(by),
         }
-        let taken = self.processes.iter().flat_map(|p| &p.held).filter(|held| held.taken);
+        let taken = self
+            .processes
+            .iter()
+            .flat_map(|p| &p.held)
+            .filter(|held| held.taken);
         let words = self.exported.len() + self.condemned.len() + taken.count();
         assert_eq!(self.daemon.living(), words);
     }
@@ -183,10 +187,13 @@ impl World {
         let (start, usable) = (block.offset().get(), block.usable_bytes());
         assert!(usable >= size_bytes && start.is_multiple_of(16));
         let before = self.occupied.range(..start + usable).next_back();
-        assert!(before.is_none_or(|(_, &end)| end <= start), "{start} overlaps {before:?}");
+        assert!(
+            before.is_none_or(|(_, &end)| end <= start),
+            "{start} overlaps {before:?}"
+        );
         self.occupied.insert(start, start + usable);
         self.patterns = self.patterns.wrapping_add(1);
-        let pattern = [self.patterns; PATTERN_BYTES as usize];
+        let pattern = [self.patterns; PATTERN_BYTES];
         block.memory().data().copy_in(start, &pattern).unwrap();
         let held = Held {
             block,
@@ -221,7 +228,9 @@ impl World {
 
     fn drop_held(&mut self, by: usize, pick: usize) {
         let held = &mut self.processes[by].held;
-        let Some(index) = one_of(held, pick) else { return };
+        let Some(index) = one_of(held, pick) else {
+            return;
+        };
         let held = held.swap_remove(index);
         assert_pattern(&held);
         self.occupied.remove(&held.block.offset().get());
@@ -229,7 +238,9 @@ impl World {
 
     fn export(&mut self, by: usize, pick: usize) {
         let process = &mut self.processes[by];
-        let Some(index) = one_of(&process.held, pick) else { return };
+        let Some(index) = one_of(&process.held, pick) else {
+            return;
+        };
         let Held {
             block,
             pattern,
@@ -249,7 +260,9 @@ impl World {
     }
 
     fn free(&mut self, by: usize, pick: usize, hint: bool) {
-        let Some(index) = one_of(&self.exported, pick) else { return };
+        let Some(index) = one_of(&self.exported, pick) else {
+            return;
+        };
         let Exported { handle, pinned, .. } = self.exported.swap_remove(index);
         let memory = &self.processes[by].memory;
         let freed = if hint {
@@ -275,7 +288,9 @@ impl World {
     }
 
     fn use_stale(&self, by: usize, pick: usize) {
-        let Some(index) = one_of(&self.stale, pick) else { return };
+        let Some(index) = one_of(&self.stale, pick) else {
+            return;
+        };
         let handle = self.stale[index];
         let Process {
             memory,
@@ -294,7 +309,9 @@ impl World {
     }
 
     fn take_over(&mut self, by: usize, pick: usize) {
-        let Some(index) = one_of(&self.exported, pick) else { return };
+        let Some(index) = one_of(&self.exported, pick) else {
+            return;
+        };
         let exported = self.exported[index];
         let process = &mut self.processes[by];
         let taken = process.taken.take_over(exported.handle);
@@ -319,23 +336,32 @@ impl World {
     }
 
     fn adopt(&mut self, by: usize, pick: usize) {
-        let Some(index) = one_of(&self.exported, pick) else { return };
+        let Some(index) = one_of(&self.exported, pick) else {
+            return;
+        };
         let exported = &mut self.exported[index];
         let process = &self.processes[by];
-        let was_kept = process.memory.adopt(exported.handle, process.session).unwrap();
+        let was_kept = process
+            .memory
+            .adopt(exported.handle, process.session)
+            .unwrap();
         assert_eq!(was_kept, exported.owner == SessionNumber::NOBODY);
         exported.owner = process.session;
     }
 
     fn keep(&mut self, pick: usize) {
-        let Some(index) = one_of(&self.exported, pick) else { return };
+        let Some(index) = one_of(&self.exported, pick) else {
+            return;
+        };
         let exported = &mut self.exported[index];
         assert!(self.daemon.keep(exported.handle, exported.owner));
         exported.owner = SessionNumber::NOBODY;
     }
 
     fn pin(&mut self, pick: usize) {
-        let Some(index) = one_of(&self.exported, pick) else { return };
+        let Some(index) = one_of(&self.exported, pick) else {
+            return;
+        };
         assert!(self.daemon.pin(self.exported[index].handle));
         self.exported[index].pinned = true;
     }
@@ -354,12 +380,14 @@ impl World {
     }
 
     fn read(&self, by: usize, pick: usize) {
-        let Some(index) = one_of(&self.exported, pick) else { return };
+        let Some(index) = one_of(&self.exported, pick) else {
+            return;
+        };
         let exported = self.exported[index];
-        let mut copy = [0; PATTERN_BYTES as usize];
+        let mut copy = [0; PATTERN_BYTES];
         let memory = &self.processes[by].memory;
         memory.read(exported.handle, 0, &mut copy).unwrap();
-        assert_eq!(copy, [exported.pattern; PATTERN_BYTES as usize]);
+        assert_eq!(copy, [exported.pattern; PATTERN_BYTES]);
         let past_the_end = memory.read(exported.handle, exported.length_bytes, &mut [0]);
         assert!(matches!(past_the_end, Err(AccessError::OutOfRange { .. })));
     }
@@ -399,8 +427,10 @@ impl World {
         }
         std::mem::forget(dead);
         self.daemon.sweep(session);
-        let (swept, living): (Vec<_>, Vec<_>) =
-            self.exported.iter().partition(|exported| exported.owner == session);
+        let (swept, living): (Vec<_>, Vec<_>) = self
+            .exported
+            .iter()
+            .partition(|exported| exported.owner == session);
         self.exported = living;
         for exported in swept {
             self.gone(exported.handle, exported.pinned);
@@ -433,10 +463,13 @@ impl World {
 }
 
 fn assert_pattern(held: &Held) {
-    let mut copy = [0; PATTERN_BYTES as usize];
+    let mut copy = [0; PATTERN_BYTES];
     let memory = held.block.memory();
-    memory.data().copy_out(held.block.offset().get(), &mut copy).unwrap();
-    assert_eq!(copy, [held.pattern; PATTERN_BYTES as usize]);
+    memory
+        .data()
+        .copy_out(held.block.offset().get(), &mut copy)
+        .unwrap();
+    assert_eq!(copy, [held.pattern; PATTERN_BYTES]);
 }
 
 proptest! {
