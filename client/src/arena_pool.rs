@@ -1,0 +1,316 @@
+//! An arena pool as its users see it: how to get an arena.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use goumem_alloc::{Handle, PoolId};
+use goumem_proto::model::{
+    Access, ArenaHolders, ArenaInfo, ArenaPoolInfo, ArenaPoolStat, AttachArena, GetArena,
+    ListHolders, MAX_WAIT, RequestId,
+};
+use goumem_proto::name::ArenaName;
+use goumem_proto::reason::Reason;
+use goumem_proto::v1;
+use goumem_shm::{AccessError, ArenaMemory};
+
+use crate::arena::Arena;
+use crate::client::parse_name;
+use crate::error::Error;
+use crate::in_use::{CountsUsers, InUse};
+use crate::session::{self, CALL_DEADLINE, Held, Session};
+
+/// The longest wait of one call. A caller that has lost interest is not taken out of the
+/// daemon's queue, since its arena may be on the way: it gives it back when it comes. So this is
+/// also how long it may stay there.
+const MAX_CALL_WAIT: Duration = Duration::from_secs(60);
+const _: () = assert!(MAX_CALL_WAIT.as_secs() <= MAX_WAIT.as_secs());
+
+/// A mapped arena pool.
+pub(crate) struct ArenaCore {
+    pub(crate) session: Arc<Session>,
+    pub(crate) info: ArenaPoolInfo,
+    pub(crate) memory: ArenaMemory,
+    /// Where the search for a free arena begins: after the last one found.
+    next: AtomicU32,
+    users: AtomicUsize,
+}
+
+impl ArenaCore {
+    pub(crate) fn new(
+        session: Arc<Session>,
+        info: ArenaPoolInfo,
+        memory: ArenaMemory,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            session,
+            info,
+            memory,
+            next: AtomicU32::new(0),
+            users: AtomicUsize::new(0),
+        })
+    }
+
+    pub(crate) fn has_users(&self) -> bool {
+        // ORDERING: Acquire; pairs with the AcqRel of the last user's drop.
+        self.users.load(Ordering::Acquire) != 0
+    }
+
+    /// Gives an exclusive arena back, and tells the daemon if somebody waits.
+    pub(crate) fn give_back(&self, arena: Handle) -> Result<(), AccessError> {
+        self.memory.give_back(arena, self.session.number)?;
+        if self.memory.somebody_waits() {
+            let rpc = self.session.rpc.clone();
+            let pool_id = self.info.pool_id.get();
+            self.session.queue_call("wake", move |_| {
+                let mut arenas = rpc.arenas();
+                async move { arenas.wake(v1::WakeRequest { pool_id }).await }
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Says that a wait is over.
+fn timed_out(error: Error, waited: Duration) -> Error {
+    match error.reason() {
+        Some(Reason::DeadlineExceeded | Reason::NoFreeArena) => Error::TimedOut { waited },
+        _ => error,
+    }
+}
+
+impl CountsUsers for ArenaCore {
+    fn users(&self) -> &AtomicUsize {
+        &self.users
+    }
+
+    fn last_user_gone(&self) {
+        self.session.look();
+    }
+}
+
+impl std::fmt::Debug for ArenaCore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ArenaCore")
+            .field("name", &self.info.name)
+            .field("pool_id", &self.info.pool_id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// An arena pool, mapped into this process: so many arenas of one size, each for one holder at a
+/// time, or for several by name.
+///
+/// ```
+/// # goumem::blocking::wait(async {
+/// use goumem::{ArenaPoolOptions, Client};
+///
+/// let client = Client::embedded().await?;
+/// let pool = client.create_arena_pool("batches", ArenaPoolOptions::new(2, 1000)).await?;
+/// let arena = pool.get().await?;
+/// let numbers = arena.alloc_slice::<u32>(100)?;
+/// numbers.write(&[7; 100])?;
+/// assert_eq!(arena.used_bytes()?, 400);
+/// drop(arena); // all of it is free again
+/// # Ok::<(), goumem::Error>(())
+/// # }).unwrap();
+/// ```
+#[derive(Debug, Clone)]
+pub struct ArenaPool {
+    core: InUse<ArenaCore>,
+}
+
+impl ArenaPool {
+    pub(crate) fn new(core: InUse<ArenaCore>) -> Self {
+        Self { core }
+    }
+
+    /// Returns the pool's name.
+    pub fn name(&self) -> &str {
+        self.core.info.name.as_str()
+    }
+
+    /// Returns the pool's id, which its handles carry. It is never used again.
+    pub fn id(&self) -> PoolId {
+        self.core.info.pool_id
+    }
+
+    /// Returns what the pool is.
+    pub fn info(&self) -> &ArenaPoolInfo {
+        &self.core.info
+    }
+
+    /// Gets an arena if one is free, without waiting and mostly without a call.
+    ///
+    /// # Errors
+    /// [`Error::NoFreeArena`] when none is, or when others have waited longer; [`Error::Access`]
+    /// with `ReadOnly`.
+    pub fn try_get(&self) -> Result<Arena, Error> {
+        let held = self.holding()?;
+        // Who has waited goes first.
+        if self.core.memory.somebody_waits() {
+            return Err(Error::NoFreeArena);
+        }
+        let core = &self.core;
+        let from = core.next.load(Ordering::Relaxed);
+        let handle = core
+            .memory
+            .try_get(core.session.number, from)
+            .ok_or(Error::NoFreeArena)?;
+        if let Ok(at) = core.memory.locate(handle) {
+            core.next
+                .store((at.index + 1) % core.info.arenas, Ordering::Relaxed);
+        }
+        Ok(Arena::exclusive(core.clone(), held, handle))
+    }
+
+    /// Gets an arena, and waits for one as long as it takes: in one queue with everybody else.
+    ///
+    /// # Errors
+    /// [`Error::Access`] with `ReadOnly`; [`Error::Closed`]; [`Error::Transport`].
+    pub async fn get(&self) -> Result<Arena, Error> {
+        match self.try_get() {
+            Err(Error::NoFreeArena) => {}
+            outcome => return outcome,
+        }
+        loop {
+            match self.wait_for(MAX_CALL_WAIT).await {
+                Err(Error::TimedOut { .. }) => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Gets an arena, and waits for one no longer than `timeout`.
+    ///
+    /// # Errors
+    /// [`Error::TimedOut`]; as [`get`](Self::get).
+    pub async fn get_timeout(&self, timeout: Duration) -> Result<Arena, Error> {
+        match self.try_get() {
+            Err(Error::NoFreeArena) if !timeout.is_zero() => {}
+            Err(Error::NoFreeArena) => return Err(Error::TimedOut { waited: timeout }),
+            outcome => return outcome,
+        }
+        let start = Instant::now();
+        loop {
+            let left = timeout.saturating_sub(start.elapsed());
+            if left.is_zero() {
+                return Err(Error::TimedOut { waited: timeout });
+            }
+            match self.wait_for(left.min(MAX_CALL_WAIT)).await {
+                Err(Error::TimedOut { .. }) => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Waits in the daemon's queue.
+    async fn wait_for(&self, wait: Duration) -> Result<Arena, Error> {
+        // Not as a user: who has lost interest does not keep the session open.
+        let core = Arc::clone(self.core.arc());
+        let pool_id = self.id();
+        self.core
+            .session
+            .run(move |session| async move {
+                let mut ending = session.ending.subscribe();
+                let call = session.wait(wait + CALL_DEADLINE, |request_id| {
+                    let request_id = RequestId::new(request_id);
+                    let get = v1::GetArenaRequest::from(GetArena {
+                        pool_id,
+                        request_id,
+                        wait,
+                    });
+                    let mut arenas = session.rpc.arenas();
+                    async move { arenas.get(get).await }
+                });
+                let reply = tokio::select! {
+                    reply = call => reply,
+                    _ = ending.wait_for(|&ending| ending) => return Err(Error::Closed),
+                };
+                let arena = ArenaInfo::try_from(reply.map_err(|error| timed_out(error, wait))?)?;
+                // A guard at once: if the caller has lost interest, its drop gives it back.
+                match Held::new(&session) {
+                    Ok(held) => Ok(Arena::exclusive(InUse::new(core), held, arena.arena)),
+                    Err(error) => {
+                        core.give_back(arena.arena)?;
+                        Err(error)
+                    }
+                }
+            })
+            .await
+    }
+
+    /// Becomes a holder of the arena that another process [shared](Arena::share) by that name.
+    ///
+    /// # Errors
+    /// [`Error::NameNotFound`]; [`Error::PermissionDenied`]; [`Error::Name`].
+    pub async fn attach(&self, name: &str, access: Access) -> Result<Arena, Error> {
+        let name: ArenaName = parse_name("arena", name)?;
+        let held = Held::new(&self.core.session)?;
+        let core = self.core.clone();
+        let pool_id = self.id();
+        self.core
+            .session
+            .run(move |session| async move {
+                let reply = session
+                    .effect(CALL_DEADLINE, |request_id| {
+                        let request_id = RequestId::new(request_id);
+                        let name = name.clone();
+                        let attach = AttachArena {
+                            pool_id,
+                            name,
+                            access,
+                            request_id,
+                        };
+                        let mut arenas = session.rpc.arenas();
+                        async move { arenas.attach(v1::AttachArenaRequest::from(attach)).await }
+                    })
+                    .await?;
+                let arena = ArenaInfo::try_from(reply)?;
+                Ok(Arena::attached(core, held, arena.arena, arena.access))
+            })
+            .await
+    }
+
+    /// Returns the arenas that are not free, and who holds them, as far as the caller may know.
+    ///
+    /// # Errors
+    /// [`Error::Transport`] and the like.
+    pub async fn holders(&self) -> Result<Vec<ArenaHolders>, Error> {
+        let pool_id = self.id();
+        self.core
+            .session
+            .run(move |session| async move {
+                let request = v1::ListHoldersRequest::from(ListHolders { pool_id });
+                let mut arenas = session.rpc.arenas();
+                let reply = session::call(CALL_DEADLINE, arenas.list_holders(request)).await?;
+                Ok(Vec::try_from(reply)?)
+            })
+            .await
+    }
+
+    /// Returns how full the pool is.
+    ///
+    /// # Errors
+    /// [`Error::PoolNotFound`] after its destruction; [`Error::Transport`].
+    pub async fn stat(&self) -> Result<ArenaPoolStat, Error> {
+        let name = self.name().to_owned();
+        self.core
+            .session
+            .run(|session| async move {
+                let stat = v1::StatPoolRequest { name };
+                let reply = session::call(CALL_DEADLINE, session.rpc.arenas().stat(stat)).await?;
+                Ok(ArenaPoolStat::try_from(reply)?)
+            })
+            .await
+    }
+
+    /// Counts an arena to be as held, if this process may hold one.
+    fn holding(&self) -> Result<Held, Error> {
+        self.core.session.check_open()?;
+        if !self.core.memory.is_writable() {
+            return Err(AccessError::ReadOnly { pool: self.id() }.into());
+        }
+        Held::new(&self.core.session)
+    }
+}

@@ -1,0 +1,118 @@
+//! From a socket path to a gRPC channel that says whose session a call belongs to.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use goumem_proto::model::{SESSION_METADATA_KEY, SessionToken};
+use goumem_proto::v1::arena_pool_service_client::ArenaPoolServiceClient;
+use goumem_proto::v1::daemon_service_client::DaemonServiceClient;
+use goumem_proto::v1::pool_service_client::PoolServiceClient;
+use goumem_proto::v1::session_service_client::SessionServiceClient;
+use goumem_shm::os::paths::{self, Environment, PathError, Side};
+use http::Uri;
+use tonic::metadata::{BinaryMetadataValue, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
+
+use crate::error::Error;
+
+/// A daemon that accepts at all does so at once; longer means that it is stopped.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Returns where the daemon's socket is, by the rule that the daemon uses too.
+pub(crate) fn find_socket(explicit: Option<&Path>) -> Result<PathBuf, Error> {
+    let environment = Environment::read(Side::Client);
+    let socket = paths::socket_path(explicit, &environment)?;
+    let named = explicit.is_some() || environment.goumem_socket.is_some();
+    if let Some(directory) = socket.parent()
+        && !named
+        && directory.starts_with(std::env::temp_dir())
+    {
+        // Everybody may make files in /tmp: what is in the way of ours is not to be trusted.
+        match paths::check_private_directory(directory, environment.uid) {
+            Err(PathError::Os { source, .. }) => {
+                return Err(Error::NoDaemon {
+                    socket,
+                    source: source.into(),
+                });
+            }
+            checked => checked?,
+        }
+    }
+    Ok(socket)
+}
+
+/// Connects to the socket.
+pub(crate) async fn connect(socket: &Path) -> Result<Channel, Error> {
+    let no_daemon = |source: Box<dyn std::error::Error + Send + Sync>| Error::NoDaemon {
+        socket: socket.to_owned(),
+        source,
+    };
+    let path = socket
+        .to_str()
+        .ok_or_else(|| no_daemon("path is not UTF-8".into()))?;
+    Endpoint::from_shared(format!("unix:{path}"))
+        .map_err(|error| no_daemon(error.into()))?
+        // Else the authority would be made of the path, which HTTP/2 servers refuse.
+        .origin(Uri::from_static("http://localhost"))
+        .connect_timeout(CONNECT_DEADLINE)
+        .connect()
+        .await
+        .map_err(|error| no_daemon(error.into()))
+}
+
+/// The four services, each call with the session's token.
+#[derive(Debug, Clone)]
+pub(crate) struct Rpc {
+    channel: InterceptedService<Channel, SendToken>,
+}
+
+impl Rpc {
+    /// Returns the services of a channel; without a token until a session is open.
+    pub(crate) fn new(channel: Channel, token: Option<SessionToken>) -> Self {
+        let token = token.map(|token| MetadataValue::from_bytes(token.as_bytes()));
+        Self {
+            channel: InterceptedService::new(channel, SendToken(token)),
+        }
+    }
+
+    pub(crate) fn daemon(&self) -> DaemonServiceClient<InterceptedService<Channel, SendToken>> {
+        DaemonServiceClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn sessions(&self) -> SessionServiceClient<InterceptedService<Channel, SendToken>> {
+        SessionServiceClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn pools(&self) -> PoolServiceClient<InterceptedService<Channel, SendToken>> {
+        PoolServiceClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn arenas(&self) -> ArenaPoolServiceClient<InterceptedService<Channel, SendToken>> {
+        ArenaPoolServiceClient::new(self.channel.clone())
+    }
+}
+
+/// Puts the token into a call's metadata.
+#[derive(Clone)]
+pub(crate) struct SendToken(Option<BinaryMetadataValue>);
+
+impl Interceptor for SendToken {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(token) = &self.0 {
+            request
+                .metadata_mut()
+                .insert_bin(SESSION_METADATA_KEY, token.clone());
+        }
+        Ok(request)
+    }
+}
+
+impl std::fmt::Debug for SendToken {
+    /// Leaves the token out: it is a secret.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SendToken(..)")
+    }
+}

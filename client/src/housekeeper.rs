@@ -1,0 +1,385 @@
+//! The task that looks after a session: it gives back what is idle or no longer held, sees when
+//! nobody uses the session any more, and ends it once its last block is gone. It sleeps when
+//! there is nothing to do.
+
+use std::future::{self, Future};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use goumem_alloc::PoolId;
+use goumem_proto::model::{CloseSession, Event};
+use goumem_proto::reason::ErrorDetail;
+use goumem_proto::v1;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::error::Error;
+use crate::io_thread::KeepRunning;
+use crate::local_heap::Trim;
+use crate::pool::PoolCore;
+use crate::session::{CALL_DEADLINE, Session, lock};
+
+/// How long a freed span stays with a client that could use it again: longer than most pauses
+/// of a program, shorter than anybody watches a pool fill up.
+const IDLE_CHECK: Duration = Duration::from_secs(1);
+/// How soon it is seen that the last block of a dropped client or pool is gone, at first; the
+/// pauses double up to the other one.
+const FIRST_LINGER: Duration = Duration::from_millis(50);
+const MAX_LINGER: Duration = Duration::from_secs(1);
+/// How long the drop of a client waits for its embedded daemon to end.
+const MAX_END: Duration = Duration::from_secs(5);
+
+/// Something to do at the very end: an embedded daemon's shutdown.
+pub(crate) type LastAct = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// What the housekeeper is told.
+pub(crate) enum Chore {
+    /// Somebody's use is over: look at what is left. Carries the number of the look.
+    Look(usize),
+    /// Spans were leased, which may become idle.
+    Watch,
+    /// The pool is short of spans.
+    Pressure(PoolId),
+    /// Make this call; nobody waits for it.
+    Call(LastAct),
+    /// The connection is gone.
+    Lost,
+    /// End the session, if it holds nothing.
+    Close(oneshot::Sender<Result<(), Error>>),
+}
+
+/// Starts the task, and the one that listens to the daemon.
+pub(crate) fn start(
+    session: Arc<Session>,
+    chores: mpsc::UnboundedReceiver<Chore>,
+    running: KeepRunning,
+    last_act: Option<LastAct>,
+) {
+    let listener = tokio::spawn(listen(Arc::clone(&session)));
+    let io = session.io.clone();
+    let mut keeper = Housekeeper {
+        session,
+        chores,
+        calls: JoinSet::new(),
+        next: None,
+        linger: FIRST_LINGER,
+    };
+    io.spawn(async move {
+        let closing = keeper.work().await;
+        listener.abort();
+        keeper.leave();
+        drop(keeper);
+        if let Some(act) = last_act {
+            act.await;
+        }
+        if let Some(reply) = closing {
+            // The caller may have lost interest.
+            let _ = reply.send(Ok(()));
+        }
+        drop(running);
+    });
+}
+
+/// Passes on what the daemon tells unasked.
+async fn listen(session: Arc<Session>) {
+    let stream = session.rpc.sessions().events(v1::EventsRequest {}).await;
+    match stream.map(tonic::Response::into_inner) {
+        Ok(mut events) => {
+            while let Ok(Some(event)) = events.message().await {
+                match Event::try_from(event) {
+                    Ok(Event::Welcome) => {}
+                    Ok(Event::Pressure { pool_id } | Event::PoolDestroyed { pool_id }) => {
+                        session.queue(Chore::Pressure(pool_id));
+                    }
+                    Ok(Event::ShuttingDown { deadline }) => {
+                        tracing::info!(?deadline, "goumemd is shutting down");
+                    }
+                    Err(error) => tracing::debug!(%error, "unknown event"),
+                }
+            }
+        }
+        Err(status) => tracing::debug!(%status, "no events"),
+    }
+    session.queue(Chore::Lost);
+}
+
+struct Housekeeper {
+    session: Arc<Session>,
+    chores: mpsc::UnboundedReceiver<Chore>,
+    calls: JoinSet<()>,
+    next: Option<Instant>,
+    linger: Duration,
+}
+
+/// Who wants to hear that the session has ended.
+type Closing = Option<oneshot::Sender<Result<(), Error>>>;
+
+impl Housekeeper {
+    /// Works until the session has ended.
+    async fn work(&mut self) -> Closing {
+        loop {
+            let due = async {
+                match self.next {
+                    Some(at) => sleep_until(at).await,
+                    None => future::pending().await,
+                }
+            };
+            tokio::select! {
+                chore = self.chores.recv() => match chore {
+                    None => return None,
+                    Some(Chore::Call(call)) => {
+                        self.calls.spawn(call);
+                    }
+                    Some(Chore::Watch) => self.check_within(IDLE_CHECK),
+                    Some(Chore::Pressure(pool)) => self.relieve(pool),
+                    Some(Chore::Lost) => {
+                        // ORDERING: Relaxed; only this task acts on it.
+                        self.session.lost.store(true, Ordering::Relaxed);
+                    }
+                    Some(Chore::Look(look)) => {
+                        self.linger = FIRST_LINGER;
+                        if self.tend().await {
+                            return None;
+                        }
+                        self.session.end.looked(look);
+                    }
+                    Some(Chore::Close(reply)) => match self.close().await {
+                        Ok(()) => return Some(reply),
+                        Err(error) => {
+                            let _ = reply.send(Err(error));
+                        }
+                    },
+                },
+                () = due => {
+                    self.linger = (2 * self.linger).min(MAX_LINGER);
+                    if self.tend().await {
+                        return None;
+                    }
+                }
+                Some(_) = self.calls.join_next(), if !self.calls.is_empty() => {}
+            }
+        }
+    }
+
+    /// Gives back what is idle, unmaps what is unused, and plans the next look. Returns whether
+    /// the session has ended.
+    async fn tend(&mut self) -> bool {
+        self.next = None;
+        for pool in self.pools() {
+            let used = pool.has_users();
+            if used && self.session.lost.load(Ordering::Relaxed) {
+                continue; // nobody would take the spans, and somebody may use them
+            }
+            let again = self.trim(
+                &pool,
+                if used {
+                    Trim::idle()
+                } else {
+                    Trim::everything()
+                },
+            );
+            match used {
+                true if again => self.check_within(IDLE_CHECK),
+                true => {}
+                false if self.retire(&pool) => {}
+                false => self.check_within(self.linger),
+            }
+        }
+        lock(&self.session.arena_pools).retain(|_, pool| pool.has_users());
+        let unused = !self.session.has_users()
+            && lock(&self.session.pools).is_empty()
+            && lock(&self.session.arena_pools).is_empty();
+        if !unused {
+            return false;
+        }
+        match self.end_session().await {
+            Err(Error::BlocksOutstanding { n }) => {
+                tracing::debug!(n, "blocks that were handed out keep the session open");
+                self.check_within(MAX_LINGER);
+                false
+            }
+            _ => true,
+        }
+    }
+
+    /// Ends the session if nothing of it is held.
+    async fn close(&mut self) -> Result<(), Error> {
+        // ORDERING: SeqCst; pairs with the SeqCst of whoever counts itself among the holders and
+        // then looks at this flag: one of the two sees the other.
+        self.session.closed.store(true, Ordering::SeqCst);
+        let pools = self.pools();
+        for pool in &pools {
+            pool.fence(true);
+            self.trim(pool, Trim::everything());
+        }
+        let held = self.session.held.load(Ordering::SeqCst) as u64;
+        let n = held + pools.iter().map(|pool| pool.owned_count()).sum::<u64>();
+        let outcome = match n {
+            0 => self.end_session().await,
+            n => Err(Error::BlocksOutstanding { n }),
+        };
+        match outcome {
+            Err(error @ Error::BlocksOutstanding { .. }) => {
+                for pool in &pools {
+                    pool.fence(false);
+                }
+                self.session.closed.store(false, Ordering::SeqCst);
+                Err(error)
+            }
+            // Whatever else the daemon said, or if it is gone: there is nothing to come back to.
+            _ => Ok(()),
+        }
+    }
+
+    /// Tells the daemon, when nothing is held here any more.
+    async fn end_session(&mut self) -> Result<(), Error> {
+        while self.calls.join_next().await.is_some() {}
+        let session = &self.session;
+        session.ending.send_replace(true);
+        let (blocks, error) = match tell(session, false).await {
+            Ok(()) => return Ok(()),
+            Err(refusal) => refusal,
+        };
+        if blocks == Some(0) {
+            // Leases of spans in which blocks of others lie, or an arena that came for a wait
+            // that was given up: the daemon takes them as they are.
+            return tell(session, true).await.map_err(|(_, error)| error);
+        }
+        session.ending.send_replace(false);
+        Err(error)
+    }
+
+    /// Lets go of everything that the session keeps.
+    fn leave(&self) {
+        self.session.closed.store(true, Ordering::SeqCst);
+        self.session.ending.send_replace(true);
+        // Dropped when the locks are released: a pool's drop may ask for them.
+        let pools = std::mem::take(&mut *lock(&self.session.pools));
+        let arena_pools = std::mem::take(&mut *lock(&self.session.arena_pools));
+        drop((pools, arena_pools));
+    }
+
+    /// Gives back every empty span of a pool.
+    fn relieve(&mut self, id: PoolId) {
+        for pool in self.pools() {
+            if pool.info.pool_id == id {
+                self.trim(&pool, Trim::everything());
+            }
+        }
+    }
+
+    /// Returns whether a later look may find more.
+    fn trim(&mut self, pool: &Arc<PoolCore>, trim: Trim) -> bool {
+        let trim = pool.trim(trim);
+        if !trim.leases.is_empty() {
+            let pool = Arc::clone(pool);
+            self.calls.spawn(async move {
+                if let Err(error) = pool.return_spans(trim.leases).await {
+                    tracing::debug!(%error, "spans were not returned");
+                }
+            });
+        }
+        trim.again
+    }
+
+    /// Unmaps a pool that nobody uses and that has no block; returns whether it did.
+    fn retire(&self, pool: &Arc<PoolCore>) -> bool {
+        let mut pools = lock(&self.session.pools);
+        // Under the table's lock: whoever opens the pool meanwhile either is a user already, or
+        // will not find it.
+        let done = match self.session.has_users() {
+            true => pool.has_no_spans() && pool.owned_count() == 0,
+            false => pool.owned_count() == 0,
+        };
+        let retires = done && !pool.has_users();
+        if retires {
+            pool.fence(true);
+            pools.remove(&pool.key());
+        }
+        retires
+    }
+
+    fn pools(&self) -> Vec<Arc<PoolCore>> {
+        lock(&self.session.pools).values().cloned().collect()
+    }
+
+    fn check_within(&mut self, pause: Duration) {
+        let at = Instant::now() + pause;
+        self.next = Some(self.next.map_or(at, |next| next.min(at)));
+    }
+}
+
+/// Asks the daemon to end the session. A refusal says how many blocks of it are alive.
+async fn tell(session: &Session, force: bool) -> Result<(), (Option<u64>, Error)> {
+    let close = v1::CloseSessionRequest::from(CloseSession { force });
+    match timeout(CALL_DEADLINE, session.rpc.sessions().close(close)).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(status)) => {
+            let detail = ErrorDetail::from_status(&status);
+            let blocks = detail.and_then(|detail| detail.number("blocks"));
+            Err((blocks, Error::from_status(&status)))
+        }
+        Err(_) => Err((
+            None,
+            Error::NoAnswer {
+                waited: CALL_DEADLINE,
+            },
+        )),
+    }
+}
+
+/// Whether the I/O thread has ended, for those who wait for it: only the drop of a client with an
+/// embedded daemon, which would otherwise leave its socket behind when the program ends.
+#[derive(Debug)]
+pub(crate) struct End {
+    waits: bool,
+    next_look: AtomicUsize,
+    state: Mutex<(bool, usize)>,
+    changed: Condvar,
+}
+
+impl End {
+    pub(crate) fn new(waits: bool) -> Self {
+        Self {
+            waits,
+            next_look: AtomicUsize::new(1),
+            state: Mutex::new((false, 0)),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// Returns the number of the next look.
+    pub(crate) fn next_look(&self) -> usize {
+        self.next_look.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Says that the thread has ended.
+    pub(crate) fn ended(&self) {
+        lock(&self.state).0 = true;
+        self.changed.notify_all();
+    }
+
+    /// Says that a look did not end the session.
+    fn looked(&self, look: usize) {
+        let mut state = lock(&self.state);
+        state.1 = state.1.max(look);
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// Waits until the thread has ended, or the look has found something alive.
+    pub(crate) fn wait_for(&self, look: usize) {
+        if !self.waits {
+            return;
+        }
+        let waiting = |&mut (ended, looked): &mut (bool, usize)| !ended && looked < look;
+        // It says whether time is up, which changes nothing.
+        let _ = self
+            .changed
+            .wait_timeout_while(lock(&self.state), MAX_END, waiting)
+            .unwrap_or_else(PoisonError::into_inner);
+    }
+}

@@ -1,0 +1,344 @@
+//! A session with the daemon, shared by a client and everything that came from it: how calls are
+//! made, and which pools are mapped. Its end is the housekeeper's business.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::hash::Hash;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use goumem_alloc::{Handle, PoolId, SessionNumber};
+use goumem_proto::model::{HandleReply, OpenSession, OpenedSession};
+use goumem_proto::name::Label;
+use goumem_proto::reason::Reason;
+use goumem_proto::v1;
+use goumem_shm::AccessError;
+use goumem_shm::os::{Access, fork, paths};
+use goumem_shm::sync::{AtomicU64, Ordering};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::{sleep, timeout};
+use tonic::{Response, Status};
+
+use crate::arena_pool::ArenaCore;
+use crate::connect::{self, Rpc};
+use crate::error::Error;
+use crate::fd::FdSocket;
+use crate::housekeeper::{self, Chore, End, LastAct};
+use crate::in_use::{CountsUsers, InUse};
+use crate::io_thread::{IoThread, KeepRunning};
+use crate::pool::PoolCore;
+
+/// A daemon that is alive answers within milliseconds; one that is stopped does not answer.
+pub(crate) const CALL_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Calls with a request id that may be under way at a time. The daemon remembers the outcome of
+/// the last 1024, so that a retry is always among them.
+const MAX_CALLS: usize = 64;
+
+/// How often a call that the daemon asks to repeat is repeated, from 10 ms doubling: 10 s in all.
+const MAX_TRIES: u32 = 10;
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+
+/// Pools by id, and by whether they are mapped writable: the two are different mappings.
+type Mapped<T> = Mutex<HashMap<(PoolId, Access), Arc<T>>>;
+
+/// A session with the daemon.
+pub(crate) struct Session {
+    pub(crate) io: IoThread,
+    pub(crate) rpc: Rpc,
+    pub(crate) fd: FdSocket,
+    pub(crate) socket: PathBuf,
+    pub(crate) number: SessionNumber,
+    pub(crate) serial: u64,
+    pub(crate) may_map: bool,
+    pub(crate) pools: Mapped<PoolCore>,
+    pub(crate) arena_pools: Mapped<ArenaCore>,
+    /// Arenas and pins held.
+    pub(crate) held: AtomicUsize,
+    /// The connection is gone. Memory stays good; there is nobody to return it to.
+    pub(crate) lost: AtomicBool,
+    /// Nothing new begins.
+    pub(crate) closed: AtomicBool,
+    /// Tells long waits that the session ends.
+    pub(crate) ending: watch::Sender<bool>,
+    /// Only what the session holds can be given back, so its holdings bound this queue.
+    chores: mpsc::UnboundedSender<Chore>,
+    pub(crate) end: Arc<End>,
+    users: AtomicUsize,
+    next_request: AtomicU64,
+    calls: Semaphore,
+}
+
+impl Session {
+    /// Opens a session on the I/O thread, which ends with it.
+    pub(crate) async fn open(
+        io: IoThread,
+        running: KeepRunning,
+        socket: PathBuf,
+        label: Label,
+        end: Arc<End>,
+        last_act: Option<LastAct>,
+    ) -> Result<InUse<Self>, Error> {
+        let channel = connect::connect(&socket).await?;
+        // Longer than any time to live of a remote session that could matter here: the daemon
+        // watches this process, not the clock.
+        let open = OpenSession {
+            label,
+            ttl: goumem_proto::model::DEFAULT_TTL,
+        };
+        let reply = call(
+            CALL_DEADLINE,
+            Rpc::new(channel.clone(), None)
+                .sessions()
+                .open(v1::OpenSessionRequest::from(open)),
+        )
+        .await?;
+        let opened = OpenedSession::try_from(reply)?;
+        // Beside the socket that was reached, and not where the daemon sees it: the two differ
+        // when a container mounts the directory elsewhere.
+        let fd_socket = paths::fd_socket_path(&socket)?;
+        let (chores, queue) = mpsc::unbounded_channel();
+        let session = Arc::new(Self {
+            io,
+            rpc: Rpc::new(channel, Some(opened.token)),
+            fd: FdSocket::new(fd_socket, opened.token),
+            socket,
+            number: opened.session,
+            serial: opened.serial,
+            may_map: opened.may_map,
+            pools: Mutex::default(),
+            arena_pools: Mutex::default(),
+            held: AtomicUsize::new(0),
+            lost: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            ending: watch::Sender::new(false),
+            chores,
+            end,
+            users: AtomicUsize::new(0),
+            next_request: AtomicU64::new(1),
+            calls: Semaphore::new(MAX_CALLS),
+        });
+        let user = InUse::new(Arc::clone(&session));
+        housekeeper::start(session, queue, running, last_act);
+        Ok(user)
+    }
+
+    /// Refuses what cannot be done any more.
+    pub(crate) fn check_open(&self) -> Result<(), Error> {
+        if fork::in_child_of_init() {
+            return Err(AccessError::Forked.into());
+        }
+        // ORDERING: Relaxed; who must not miss the end looks again under the pool's lock.
+        if self.closed.load(Ordering::Relaxed) {
+            Err(Error::Closed)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Runs something on the I/O thread.
+    pub(crate) async fn run<T, F>(
+        self: &Arc<Self>,
+        work: impl FnOnce(Arc<Self>) -> F,
+    ) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Error>> + Send + 'static,
+    {
+        self.check_open()?;
+        self.io.run(work(Arc::clone(self))).await
+    }
+
+    /// Makes a call that changes something, once, however often it must be sent.
+    pub(crate) async fn effect<R, F>(
+        &self,
+        deadline: Duration,
+        send: impl FnMut(u64) -> F,
+    ) -> Result<R, Error>
+    where
+        F: Future<Output = Result<Response<R>, Status>>,
+    {
+        let _turn = self.calls.acquire().await.map_err(|_| Error::Closed)?;
+        self.wait(deadline, send).await
+    }
+
+    /// As [`effect`](Self::effect), for a call that may wait long, and is not in the way of
+    /// others meanwhile.
+    pub(crate) async fn wait<R, F>(
+        &self,
+        deadline: Duration,
+        mut send: impl FnMut(u64) -> F,
+    ) -> Result<R, Error>
+    where
+        F: Future<Output = Result<Response<R>, Status>>,
+    {
+        // ORDERING: Relaxed; the id has to be unique, and carries no data.
+        let request_id = self.next_request.fetch_add(1, Ordering::Relaxed);
+        let mut pause = FIRST_PAUSE;
+        for _ in 1..MAX_TRIES {
+            match call(deadline, send(request_id)).await {
+                Err(Error::Daemon {
+                    reason: Reason::RequestInFlight | Reason::Recovering,
+                    ..
+                }) => {
+                    sleep(pause).await;
+                    pause *= 2;
+                }
+                outcome => return outcome,
+            }
+        }
+        call(deadline, send(request_id)).await
+    }
+
+    /// As [`effect`](Self::effect), on the I/O thread, for the calls that take a handle and
+    /// return one.
+    pub(crate) async fn effect_on_handle<F>(
+        self: &Arc<Self>,
+        handle: Handle,
+        send: impl Fn(Rpc, v1::HandleRequest) -> F + Send + Sync + 'static,
+    ) -> Result<Handle, Error>
+    where
+        F: Future<Output = Result<Response<v1::HandleReply>, Status>> + Send + 'static,
+    {
+        self.run(move |session| async move {
+            let reply = session
+                .effect(CALL_DEADLINE, |request_id| {
+                    let handle = Some(handle.into());
+                    send(
+                        session.rpc.clone(),
+                        v1::HandleRequest { handle, request_id },
+                    )
+                })
+                .await
+                .map_err(|error| error.about(handle))?;
+            Ok(HandleReply::try_from(reply)?.handle)
+        })
+        .await
+    }
+
+    /// Queues something for the housekeeper.
+    pub(crate) fn queue(&self, chore: Chore) {
+        // In a forked child nobody would hear it, and the queue's locks may be held for ever.
+        if !fork::in_child_of_init() {
+            // It fails after the end of the session, when there is nothing left to do.
+            let _ = self.chores.send(chore);
+        }
+    }
+
+    /// Queues a call whose outcome nobody waits for.
+    pub(crate) fn queue_call<R, F>(
+        self: &Arc<Self>,
+        what: &'static str,
+        send: impl FnMut(u64) -> F + Send + 'static,
+    ) where
+        F: Future<Output = Result<Response<R>, Status>> + Send + 'static,
+        R: Send + 'static,
+    {
+        let session = Arc::clone(self);
+        self.queue(Chore::Call(Box::pin(async move {
+            if let Err(error) = session.effect(CALL_DEADLINE, send).await {
+                tracing::debug!(what, %error, "queued call failed");
+            }
+        })));
+    }
+
+    /// Has the housekeeper look at what is still in use.
+    pub(crate) fn look(&self) {
+        let look = self.end.next_look();
+        self.queue(Chore::Look(look));
+        // ORDERING: Acquire; pairs with the AcqRel of the last user's drop.
+        if self.users.load(Ordering::Acquire) == 0 && !self.io.is_current() {
+            self.end.wait_for(look);
+        }
+    }
+
+    /// Returns whether any client uses it.
+    pub(crate) fn has_users(&self) -> bool {
+        // ORDERING: Acquire; pairs with the AcqRel of the last user's drop.
+        self.users.load(Ordering::Acquire) != 0
+    }
+}
+
+impl CountsUsers for Session {
+    fn users(&self) -> &AtomicUsize {
+        &self.users
+    }
+
+    fn last_user_gone(&self) {
+        self.look();
+    }
+}
+
+/// Something other than blocks that a session holds: it is not closed before this is dropped.
+#[derive(Debug)]
+pub(crate) struct Held(Arc<Session>);
+
+impl Held {
+    /// Counts it, unless the session is closed.
+    pub(crate) fn new(session: &Arc<Session>) -> Result<Self, Error> {
+        // ORDERING: SeqCst; pairs with the housekeeper, which sets `closed` and then looks at the
+        // count: one of the two sees the other.
+        session.held.fetch_add(1, Ordering::SeqCst);
+        let held = Self(Arc::clone(session));
+        if session.closed.load(Ordering::SeqCst) {
+            Err(Error::Closed)
+        } else {
+            Ok(held)
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.held.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session")
+            .field("number", &self.number)
+            .field("socket", &self.socket)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Makes a call once.
+pub(crate) async fn call<R>(
+    deadline: Duration,
+    call: impl Future<Output = Result<Response<R>, Status>>,
+) -> Result<R, Error> {
+    match timeout(deadline, call).await {
+        Ok(Ok(response)) => Ok(response.into_inner()),
+        Ok(Err(status)) => Err(Error::from_status(&status)),
+        Err(_) => Err(Error::NoAnswer { waited: deadline }),
+    }
+}
+
+/// Locks a mutex whose every change is one step, so that a panic elsewhere does not spoil it.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Returns what is mapped under a key.
+pub(crate) fn mapped<K: Eq + Hash, T: CountsUsers>(
+    table: &Mutex<HashMap<K, Arc<T>>>,
+    key: &K,
+) -> Option<InUse<T>> {
+    // A user is made under the lock: whoever removes a pool does so under it, when it has none.
+    lock(table)
+        .get(key)
+        .map(|found| InUse::new(Arc::clone(found)))
+}
+
+/// Puts a mapping under a key, unless somebody else was faster.
+pub(crate) fn insert_mapped<K: Eq + Hash, T: CountsUsers>(
+    table: &Mutex<HashMap<K, Arc<T>>>,
+    key: K,
+    made: Arc<T>,
+) -> InUse<T> {
+    let mut table = lock(table);
+    InUse::new(Arc::clone(table.entry(key).or_insert(made)))
+}
