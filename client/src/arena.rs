@@ -4,6 +4,7 @@ use goumem_alloc::Handle;
 use goumem_proto::model::{Access, ArenaInfo, DetachArena, DetachedArena, RequestId, ShareArena};
 use goumem_proto::name::ArenaName;
 use goumem_proto::v1;
+use goumem_shm::os::fork;
 use goumem_shm::{AccessError, ShmType};
 
 use crate::arena_pool::ArenaCore;
@@ -145,7 +146,8 @@ impl Arena {
     /// this was the last holder, so that the arena is free now.
     ///
     /// # Errors
-    /// [`Error::Transport`] and the like. One held alone is returned, which makes no call.
+    /// [`Error::Transport`] and the like; this process has let go of it all the same. One held
+    /// alone is returned, which makes no call.
     pub async fn detach(mut self) -> Result<bool, Error> {
         if self.hold == Hold::Alone {
             return self.return_arena().map(|()| true);
@@ -350,6 +352,9 @@ impl Arena {
 
 impl Drop for Arena {
     fn drop(&mut self) {
+        if fork::in_child_of_init() {
+            return; // the parent's arena
+        }
         if let Err(error) = self.let_go() {
             tracing::debug!(arena = %self.handle, %error, "arena was not given back");
         }

@@ -13,8 +13,9 @@ use goumem_shm::os::{self, fork};
 use tokio::sync::oneshot;
 
 use crate::connect;
+use crate::end::End;
 use crate::error::Error;
-use crate::housekeeper::{Chore, End};
+use crate::housekeeper::Chore;
 use crate::in_use::InUse;
 use crate::io_thread::IoThread;
 use crate::session::{self, CALL_DEADLINE, Session};

@@ -13,8 +13,9 @@ use goumemd::{Config, Listeners};
 use tokio_util::sync::CancellationToken;
 
 use crate::client::{self, Client};
+use crate::end::End;
 use crate::error::Error;
-use crate::housekeeper::{End, LastAct};
+use crate::housekeeper::LastAct;
 use crate::session::Session;
 
 /// Directories of dead processes of the same number may be in the way.

@@ -203,7 +203,7 @@ pub enum AllocError {
     #[error("client is closed")]
     Closed,
     /// This process is a fork of the one that opened the pool.
-    #[error("this process is a fork: connect again to use shared memory")]
+    #[error("this process is a fork: its parent's shared memory is not here")]
     Forked,
 }
 
@@ -333,6 +333,7 @@ fn access_reason(error: &AccessError) -> Option<Reason> {
         AccessError::Stale { .. } => Reason::StaleHandle,
         AccessError::DoubleFree { .. } => Reason::DoubleFree,
         AccessError::NotOwner { .. } => Reason::NotOwner,
+        AccessError::Pinned { .. } => Reason::BlockPinned,
         AccessError::WrongType { .. } => Reason::WrongType,
         AccessError::WrongLength { .. } | AccessError::OutOfRange { .. } => Reason::OutOfRange,
         AccessError::ReadOnly { .. } => Reason::PermissionDenied,
@@ -343,3 +344,6 @@ fn access_reason(error: &AccessError) -> Option<Reason> {
         _ => return None,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,12 +4,12 @@
 
 use std::future::{self, Future};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use goumem_alloc::PoolId;
-use goumem_proto::model::{CloseSession, Event};
+use goumem_proto::model::{CloseSession, Unmap};
 use goumem_proto::reason::ErrorDetail;
 use goumem_proto::v1;
 use tokio::sync::{mpsc, oneshot};
@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::error::Error;
+use crate::events;
 use crate::io_thread::KeepRunning;
 use crate::local_heap::Trim;
 use crate::pool::PoolCore;
@@ -29,9 +30,6 @@ const IDLE_CHECK: Duration = Duration::from_secs(1);
 /// pauses double up to the other one.
 const FIRST_LINGER: Duration = Duration::from_millis(50);
 const MAX_LINGER: Duration = Duration::from_secs(1);
-/// How long the drop of a client waits for its embedded daemon to end.
-const MAX_END: Duration = Duration::from_secs(5);
-
 /// Something to do at the very end: an embedded daemon's shutdown.
 pub(crate) type LastAct = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -58,7 +56,7 @@ pub(crate) fn start(
     running: KeepRunning,
     last_act: Option<LastAct>,
 ) {
-    let listener = tokio::spawn(listen(Arc::clone(&session)));
+    let listener = tokio::spawn(events::listen(Arc::clone(&session)));
     let io = session.io.clone();
     let mut keeper = Housekeeper {
         session,
@@ -81,29 +79,6 @@ pub(crate) fn start(
         }
         drop(running);
     });
-}
-
-/// Passes on what the daemon tells unasked.
-async fn listen(session: Arc<Session>) {
-    let stream = session.rpc.sessions().events(v1::EventsRequest {}).await;
-    match stream.map(tonic::Response::into_inner) {
-        Ok(mut events) => {
-            while let Ok(Some(event)) = events.message().await {
-                match Event::try_from(event) {
-                    Ok(Event::Welcome) => {}
-                    Ok(Event::Pressure { pool_id } | Event::PoolDestroyed { pool_id }) => {
-                        session.queue(Chore::Pressure(pool_id));
-                    }
-                    Ok(Event::ShuttingDown { deadline }) => {
-                        tracing::info!(?deadline, "goumemd is shutting down");
-                    }
-                    Err(error) => tracing::debug!(%error, "unknown event"),
-                }
-            }
-        }
-        Err(status) => tracing::debug!(%status, "no events"),
-    }
-    session.queue(Chore::Lost);
 }
 
 struct Housekeeper {
@@ -169,26 +144,27 @@ impl Housekeeper {
     async fn tend(&mut self) -> bool {
         self.next = None;
         for pool in self.pools() {
-            let used = pool.has_users();
-            if used && self.session.lost.load(Ordering::Relaxed) {
-                continue; // nobody would take the spans, and somebody may use them
-            }
-            let again = self.trim(
-                &pool,
-                if used {
-                    Trim::idle()
-                } else {
-                    Trim::everything()
-                },
-            );
-            match used {
-                true if again => self.check_within(IDLE_CHECK),
-                true => {}
-                false if self.retire(&pool) => {}
-                false => self.check_within(self.linger),
+            if !pool.has_users() {
+                self.trim(&pool, Trim::everything());
+                if !self.retire(&pool) {
+                    self.check_within(self.linger);
+                }
+            } else if !self.session.lost.load(Ordering::Relaxed) {
+                // Without a daemon nobody would take the spans, and the pool can still use them.
+                if self.trim(&pool, Trim::idle()) {
+                    self.check_within(IDLE_CHECK);
+                }
             }
         }
-        lock(&self.session.arena_pools).retain(|_, pool| pool.has_users());
+        let mut gone = Vec::new();
+        lock(&self.session.arena_pools).retain(|&(id, _), pool| {
+            let used = pool.has_users();
+            if !used {
+                gone.push(id);
+            }
+            used
+        });
+        gone.into_iter().for_each(|id| self.unmapped(id));
         let unused = !self.session.has_users()
             && lock(&self.session.pools).is_empty()
             && lock(&self.session.arena_pools).is_empty();
@@ -286,20 +262,36 @@ impl Housekeeper {
     }
 
     /// Unmaps a pool that nobody uses and that has no block; returns whether it did.
-    fn retire(&self, pool: &Arc<PoolCore>) -> bool {
+    fn retire(&mut self, pool: &Arc<PoolCore>) -> bool {
         let mut pools = lock(&self.session.pools);
-        // Under the table's lock: whoever opens the pool meanwhile either is a user already, or
-        // will not find it.
-        let done = match self.session.has_users() {
-            true => pool.has_no_spans() && pool.owned_count() == 0,
-            false => pool.owned_count() == 0,
-        };
-        let retires = done && !pool.has_users();
-        if retires {
-            pool.fence(true);
-            pools.remove(&pool.key());
+        // A new user would come by this table, which is locked, or by a block, which is counted:
+        // so one that comes after the first look is seen by the second.
+        if pool.has_users() || pool.owned_count() > 0 {
+            return false;
         }
-        retires
+        // Blocks of others may lie in its spans. Those go back when the session ends, or as soon
+        // as they are empty; until then they stay at hand, for when the pool is opened again.
+        if self.session.has_users() && !pool.has_no_spans() {
+            return false;
+        }
+        pool.fence(true);
+        pools.remove(&pool.key());
+        drop(pools);
+        self.unmapped(pool.info.pool_id);
+        true
+    }
+
+    /// Tells the daemon that a pool is not mapped here any more, so that a destroyed one can go
+    /// before this session does.
+    fn unmapped(&mut self, pool_id: PoolId) {
+        let session = Arc::clone(&self.session);
+        self.calls.spawn(async move {
+            let request: v1::UnmapRequest = Unmap { pool_id }.into();
+            let mut sessions = session.rpc.sessions();
+            if let Ok(Err(status)) = timeout(CALL_DEADLINE, sessions.unmap(request)).await {
+                tracing::debug!(%status, "the daemon did not hear that a pool is unmapped");
+            }
+        });
     }
 
     fn pools(&self) -> Vec<Arc<PoolCore>> {
@@ -328,58 +320,5 @@ async fn tell(session: &Session, force: bool) -> Result<(), (Option<u64>, Error)
                 waited: CALL_DEADLINE,
             },
         )),
-    }
-}
-
-/// Whether the I/O thread has ended, for those who wait for it: only the drop of a client with an
-/// embedded daemon, which would otherwise leave its socket behind when the program ends.
-#[derive(Debug)]
-pub(crate) struct End {
-    waits: bool,
-    next_look: AtomicUsize,
-    state: Mutex<(bool, usize)>,
-    changed: Condvar,
-}
-
-impl End {
-    pub(crate) fn new(waits: bool) -> Self {
-        Self {
-            waits,
-            next_look: AtomicUsize::new(1),
-            state: Mutex::new((false, 0)),
-            changed: Condvar::new(),
-        }
-    }
-
-    /// Returns the number of the next look.
-    pub(crate) fn next_look(&self) -> usize {
-        self.next_look.fetch_add(1, Ordering::Relaxed)
-    }
-
-    /// Says that the thread has ended.
-    pub(crate) fn ended(&self) {
-        lock(&self.state).0 = true;
-        self.changed.notify_all();
-    }
-
-    /// Says that a look did not end the session.
-    fn looked(&self, look: usize) {
-        let mut state = lock(&self.state);
-        state.1 = state.1.max(look);
-        drop(state);
-        self.changed.notify_all();
-    }
-
-    /// Waits until the thread has ended, or the look has found something alive.
-    pub(crate) fn wait_for(&self, look: usize) {
-        if !self.waits {
-            return;
-        }
-        let waiting = |&mut (ended, looked): &mut (bool, usize)| !ended && looked < look;
-        // It says whether time is up, which changes nothing.
-        let _ = self
-            .changed
-            .wait_timeout_while(lock(&self.state), MAX_END, waiting)
-            .unwrap_or_else(PoisonError::into_inner);
     }
 }

@@ -64,7 +64,9 @@ mod client;
 mod connect;
 #[cfg(feature = "embedded")]
 mod embedded;
+mod end;
 mod error;
+mod events;
 mod fd;
 mod housekeeper;
 mod in_use;

@@ -234,6 +234,6 @@ impl ClassSpans {
 
 /// Returns whether a span's first page is a multiple of `align_pages`. The payload starts at a
 /// multiple of 2 MiB, the largest alignment there is.
-fn is_aligned(first: PageIndex, align_pages: PageCount) -> bool {
+pub(crate) fn is_aligned(first: PageIndex, align_pages: PageCount) -> bool {
     first.get().is_multiple_of(align_pages.get().max(1))
 }

@@ -23,9 +23,10 @@ use tonic::{Response, Status};
 
 use crate::arena_pool::ArenaCore;
 use crate::connect::{self, Rpc};
+use crate::end::End;
 use crate::error::Error;
 use crate::fd::FdSocket;
-use crate::housekeeper::{self, Chore, End, LastAct};
+use crate::housekeeper::{self, Chore, LastAct};
 use crate::in_use::{CountsUsers, InUse};
 use crate::io_thread::{IoThread, KeepRunning};
 use crate::pool::PoolCore;

@@ -2,7 +2,7 @@
 //! what does is sharing by name (the holder records), waiting (one FIFO for everybody), and a
 //! session's death.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -19,6 +19,7 @@ use goumem_shm::{AccessError, ArenaMemory};
 
 use crate::error::Error;
 use crate::permission;
+use crate::mappers::Mappers;
 use crate::pool::{Shared, TablePages};
 use crate::session::{Caller, Session};
 
@@ -58,7 +59,7 @@ struct ArenaPoolState {
     holders: Holders,
     tables: TablePages,
     data_table_bytes: u64,
-    mapped_by: HashSet<SessionNumber>,
+    mapped_by: Mappers,
     destroying: bool,
 }
 
@@ -97,7 +98,7 @@ impl ArenaPool {
                 holders: Holders::default(),
                 tables: parts.control_tables,
                 data_table_bytes: parts.data_table_bytes,
-                mapped_by: HashSet::new(),
+                mapped_by: Mappers::default(),
                 destroying: false,
             }),
         };
@@ -187,7 +188,7 @@ impl ArenaPool {
             .data
             .hand_out(access == Access::ReadWrite)
             .map_err(|e| Error::os("hand out DATA", e))?;
-        state.mapped_by.insert(session.number);
+        state.mapped_by.add(session.number);
         Ok((control, data))
     }
 
@@ -307,10 +308,17 @@ impl ArenaPool {
         let mut state = self.lock();
         state.destroying = true;
         self.memory.header().set_state(HeaderState::Destroying);
+        // Mappings and fds stay good without it, and the name is free for another pool.
+        self.remove_files();
         // Whoever waits learns it by its closed channel.
         state.waiters.clear();
         self.memory.set_waiters(false);
-        state.mapped_by.iter().copied().collect()
+        state.mapped_by.sessions()
+    }
+
+    /// Notes that a session has unmapped it, once.
+    pub fn unmap(&self, session: &Session) {
+        self.lock().mapped_by.remove_one(session.number);
     }
 
     /// Returns whether it is being destroyed and nobody maps it any more.
@@ -325,6 +333,11 @@ impl ArenaPool {
         let bytes = self.payload_bytes + state.data_table_bytes + state.tables.bytes();
         self.shared.budget.release(bytes);
         self.shared.quotas.discharge(self.permissions.uid, self.payload_bytes);
+        self.remove_files();
+    }
+
+    /// CONTROL last: it says that the pool is being destroyed, should the daemon die in between.
+    fn remove_files(&self) {
         for (segment, what) in [(&self.data, "DATA"), (&self.control, "CONTROL")] {
             if let Err(error) = segment.remove() {
                 tracing::warn!(pool = %self.name, %error, "could not remove {what}");
@@ -348,7 +361,7 @@ impl ArenaPool {
             }
         }
         state.waiters.retain(|waiter| waiter.session.number != dead.number);
-        state.mapped_by.remove(&dead.number);
+        state.mapped_by.remove_all(dead.number);
         self.serve(&mut state);
         freed
     }
@@ -365,7 +378,7 @@ impl ArenaPool {
             })
             .count();
         let named = state.holders.held_by(session.number).len();
-        ((exclusive + named) as u64, state.mapped_by.contains(&session.number))
+        ((exclusive + named) as u64, state.mapped_by.contains(session.number))
     }
 
     /// Lists the arenas that are not free, and who holds them as far as the caller may know.

@@ -16,6 +16,7 @@ pub mod error;
 mod fd_server;
 pub mod listen;
 pub mod logging;
+mod mappers;
 mod permission;
 pub mod pool;
 mod reaper;

@@ -7,7 +7,7 @@
 //! [`pin`] are the records, [`sweep`] is a session's death, [`stat`] counts, [`recover`] opens a
 //! file-backed pool again.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,6 +24,7 @@ use goumem_shm::os::{Segment, SegmentError};
 
 use crate::budget::{Budget, Quotas};
 use crate::error::Error;
+use crate::mappers::Mappers;
 use crate::permission;
 use crate::session::{Caller, Session};
 
@@ -99,8 +100,7 @@ struct PoolState {
     charges: BTreeMap<Offset, Charge>,
     data_tables: TablePages,
     control_tables: TablePages,
-    /// Sessions that were handed the memory.
-    mapped_by: HashSet<SessionNumber>,
+    mapped_by: Mappers,
     destroying: bool,
 }
 
@@ -151,7 +151,7 @@ impl Pool {
             charges: BTreeMap::new(),
             data_tables: parts.data_tables,
             control_tables: parts.control_tables,
-            mapped_by: HashSet::new(),
+            mapped_by: Mappers::default(),
             destroying: false,
         };
         Self {
@@ -227,7 +227,7 @@ impl Pool {
             .data
             .hand_out(access == Access::ReadWrite)
             .map_err(|e| Error::os("hand out DATA", e))?;
-        state.mapped_by.insert(session.number);
+        state.mapped_by.add(session.number);
         Ok((control, data))
     }
 
@@ -237,7 +237,14 @@ impl Pool {
         let mut state = self.lock();
         state.destroying = true;
         self.memory.header().set_state(HeaderState::Destroying);
-        state.mapped_by.iter().copied().collect()
+        // Mappings and fds stay good without it, and the name is free for another pool.
+        self.remove_files();
+        state.mapped_by.sessions()
+    }
+
+    /// Notes that a session has unmapped it, once.
+    pub fn unmap(&self, session: &Session) {
+        self.lock().mapped_by.remove_one(session.number);
     }
 
     /// Returns whether it is being destroyed and nobody maps it any more.
@@ -263,6 +270,11 @@ impl Pool {
         }
         state.charges.clear();
         state.spans.clear();
+        self.remove_files();
+    }
+
+    /// CONTROL last: it says that the pool is being destroyed, should the daemon die in between.
+    fn remove_files(&self) {
         for (segment, what) in [(&self.data, "DATA"), (&self.control, "CONTROL")] {
             if let Err(error) = segment.remove() {
                 tracing::warn!(pool = %self.name, %error, "could not remove {what}");

@@ -157,7 +157,7 @@ nothing! {
         ListArenaPoolsRequest
     ]
     replies [
-        KillSessionReply DestroyPoolReply FreeReply FlushPoolReply ReturnArenaReply WakeReply
+        KillSessionReply DestroyPoolReply FreeReply FlushPoolReply ReturnArenaReply WakeReply UnmapReply
     ]
 }
 

@@ -36,7 +36,7 @@ pub enum ArenaState {
     Named,
 }
 
-/// One reading of an [`ArenaWord`].
+/// One reading of an arena word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ArenaSnapshot(u64);
 
@@ -137,10 +137,11 @@ impl<'a> ArenaWords<'a> {
             return None;
         }
         let next = ArenaSnapshot::pack(generation, owner, ArenaState::Exclusive);
-        // ORDERING: AcqRel; Acquire pairs with the Release in `give_back`, so the empty cursor
-        // is visible. CRASH: the sweep of `owner` finds the word and gives the arena back.
+        // ORDERING: Relaxed; `load` has acquired what the last holder released, its empty cursor
+        // among it, and a word of this life that reads FREE is not written but by a claim.
+        // CRASH: the sweep of `owner` finds the word and gives the arena back.
         self.word
-            .compare_exchange(found.0, next.0, Ordering::AcqRel, Ordering::Relaxed)
+            .compare_exchange(found.0, next.0, Ordering::Relaxed, Ordering::Relaxed)
             .ok()?;
         let empty = join(generation.low32(), 0);
         // ORDERING: Relaxed; from here on both words are this holder's.
@@ -290,12 +291,12 @@ impl<'a> ArenaWords<'a> {
                 return;
             }
             let next = join(life, live.saturating_add(1));
-            // ORDERING: AcqRel; pairs with the loads in `free_newest`, by way of the bump.
+            // ORDERING: Relaxed; the exchange of the bump, which follows, publishes it.
             // CRASH: a count without its bump goes with the arena, as its holder does.
             match self.live.compare_exchange_weak(
                 current,
                 next,
-                Ordering::AcqRel,
+                Ordering::Relaxed,
                 Ordering::Relaxed,
             ) {
                 Ok(_) => return,
@@ -319,10 +320,11 @@ impl<'a> ArenaWords<'a> {
         let life = generation.low32();
         let mut given = false;
         loop {
-            // Cursor first, count second.
-            // ORDERING: Acquire; pairs with the exchange in `bump`, which comes after its count.
+            // ORDERING: Acquire; pairs with the exchange in `bump`, which comes after its count:
+            // cursor first, count second, so that the count has whatever the cursor has.
             let cursor = self.cursor.load(Ordering::Acquire);
-            // ORDERING: Acquire; as above.
+            // ORDERING: Acquire; pairs with the Release below: what the others did with their
+            // bytes comes before whoever gets them after the arena is emptied.
             let live = self.live.load(Ordering::Acquire);
             let ((cursor_life, next), (live_life, count)) = (split(cursor), split(live));
             if cursor_life != life || live_life != life || count == 0 {
@@ -343,11 +345,11 @@ impl<'a> ArenaWords<'a> {
                 }
                 given = true;
             }
-            // ORDERING: AcqRel; pairs with the Acquire load above, in whoever is the last.
+            // ORDERING: Release; pairs with the Acquire above, in whoever is the last.
             let outcome = self.live.compare_exchange_weak(
                 live,
                 join(life, count - 1),
-                Ordering::AcqRel,
+                Ordering::Release,
                 Ordering::Relaxed,
             );
             if outcome.is_ok() {
@@ -401,26 +403,25 @@ impl<'a> ArenaWords<'a> {
     /// Hands the cursor from one life to the next, unless that was done before.
     fn empty_cursor(self, from: Generation, to: Generation) {
         let empty = join(to.low32(), 0);
-        // ORDERING: Relaxed; the exchange decides.
+        // ORDERING: Relaxed, all of it: the value alone makes a bump of the old life fail, and the
+        // exchange of the word, which follows, publishes it to the next holder.
         let mut current = self.cursor.load(Ordering::Relaxed);
         for _ in 0..MAX_LOST_RACES {
             if split(current).0 != from.low32() {
                 return;
             }
-            // ORDERING: Release, so that a bump of the old life that sees it fails by its life.
             // CRASH: the word still names the holder; the sweep gives the arena back.
             match self.cursor.compare_exchange_weak(
                 current,
                 empty,
-                Ordering::AcqRel,
+                Ordering::Relaxed,
                 Ordering::Relaxed,
             ) {
                 Ok(_) => return,
                 Err(seen) => current = seen,
             }
         }
-        // ORDERING: as above.
-        self.cursor.store(empty, Ordering::Release);
+        self.cursor.store(empty, Ordering::Relaxed);
     }
 }
 

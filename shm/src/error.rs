@@ -104,7 +104,7 @@ pub enum AccessError {
     #[error("a block of zero bytes cannot be allocated")]
     ZeroSize,
     /// This process is a fork of the one that mapped the pool.
-    #[error("this process is a fork: connect again to use shared memory")]
+    #[error("this process is a fork: its parent's shared memory is not here")]
     Forked,
     /// Shared bytes that no goumem writes.
     #[error("pool {pool} holds an unbelievable {what} at offset {offset_bytes}")]

@@ -93,7 +93,7 @@ impl SpanRecord {
 /// * `pointer` is the start of a block of `span`, and no other `RawBlock` of any process that
 ///   uses this library has it: its bit is taken in the agent's bitmap, or its word is
 ///   TAKEN(this session) and this value came of that.
-/// * `span` is alive (see [`SpanRecord`]).
+/// * `span` is alive (see `SpanRecord`).
 pub struct RawBlock {
     pointer: NonNull<u8>,
     span: NonNull<SpanRecord>,

@@ -93,7 +93,7 @@ impl SlotWord {
     /// # Memory ordering
     /// Acquire: what the last transition's author wrote before it is visible after.
     pub fn load(&self) -> SlotSnapshot {
-        // ORDERING: pairs with the Release store in `export` and the AcqRel of `transition`.
+        // ORDERING: pairs with the Release store in `export` and the AcqRel in `attempt`.
         SlotSnapshot::from_raw(load_acquire(&self.0))
     }
 
@@ -128,7 +128,7 @@ impl SlotWord {
             return Err(SlotRefusal::GenerationsSpent);
         }
         let word = SlotSnapshot::pack(generation, owner, SlotState::Shared, false);
-        // ORDERING: pairs with the Acquire in `load` and `transition`.
+        // ORDERING: pairs with the Acquire in `load` and `attempt`.
         // CRASH: the block is SHARED by a dead session; the sweep frees it. The private exported
         // bit died with the process.
         self.0.store(word.raw(), Ordering::Release);
@@ -380,17 +380,19 @@ impl SlotWord {
         max_lost_races: u32,
         mut step: impl FnMut(SlotSnapshot) -> Result<(SlotSnapshot, R), SlotRefusal>,
     ) -> Result<R, Lost> {
-        // ORDERING: pairs with the Release store in `export`.
-        let mut current = self.0.load(Ordering::Acquire);
+        // ORDERING: Relaxed, here and where the exchange fails: only a successful exchange tells
+        // the caller anything that data hangs on.
+        let mut current = self.0.load(Ordering::Relaxed);
         for _ in 0..max_lost_races {
             let (next, outcome) = step(SlotSnapshot::from_raw(current)).map_err(Lost::Refused)?;
-            // ORDERING: AcqRel. Release publishes what this process wrote to the block to the
-            // next reader's Acquire; Acquire shows us what its last writer published.
+            // ORDERING: AcqRel; pairs with itself, with `load` and with the store in `export`.
+            // Release publishes what this process wrote to the block to the next reader's
+            // Acquire; Acquire shows us what its last writer published.
             match self.0.compare_exchange_weak(
                 current,
                 next.raw(),
                 Ordering::AcqRel,
-                Ordering::Acquire,
+                Ordering::Relaxed,
             ) {
                 Ok(_) => return Ok(outcome),
                 Err(seen) => current = seen,

@@ -2,12 +2,14 @@
 //! which leases a span from the daemon when nothing is.
 
 use goumem_alloc::{Placement, SizeClass};
+use goumem_proto::model::SpanInfo;
 use goumem_shm::{OwnedBlock, Plain, RawBlock, ShmType};
 use zerocopy::IntoBytes as _;
 
 use super::{Pool, PoolCore};
 use crate::block::{Block, StrBlock};
 use crate::error::{AllocError, Error};
+use crate::local_heap::is_aligned;
 use crate::matrix::Matrix;
 
 /// What block is wanted.
@@ -34,6 +36,24 @@ impl Want {
     /// The class of a sized type is a constant.
     const fn sized<T>() -> Result<Self, goumem_alloc::LayoutError> {
         const { Self::new(size_of::<T>(), align_of::<T>()) }
+    }
+
+    /// Returns whether a span has blocks like that.
+    pub(crate) fn fits(&self, span: &SpanInfo) -> bool {
+        match self.placement {
+            Placement::Class(class) => {
+                span.size_class == class && span.pages >= class.min_span_pages()
+            }
+            Placement::Large {
+                class,
+                pages,
+                align_pages,
+            } => {
+                span.size_class == class
+                    && span.pages >= pages
+                    && is_aligned(span.first_page, align_pages)
+            }
+        }
     }
 
     fn slice<E>(len: usize) -> Result<Self, goumem_alloc::LayoutError> {

@@ -146,10 +146,8 @@ impl PoolCore {
                 size_bytes: want.size_bytes,
                 align_bytes: want.align_bytes,
             };
-            return self
-                .lease(spec, 1)
-                .await?
-                .ok_or_else(|| AllocError::NeedsSpan.into());
+            let block = self.lease(&want, spec, 1).await?;
+            return block.ok_or_else(|| AllocError::NeedsSpan.into());
         };
         let _turn = self.leases[usize::from(class.index())].lock().await;
         for _ in 0..MAX_LEASES {
@@ -158,7 +156,7 @@ impl PoolCore {
                 outcome => return Ok(outcome?),
             }
             let count = lock(&self.heap).wanted(class);
-            if let Some(block) = self.lease(SpanSpec::Class(class), count).await? {
+            if let Some(block) = self.lease(&want, SpanSpec::Class(class), count).await? {
                 return Ok(block);
             }
         }
@@ -166,12 +164,17 @@ impl PoolCore {
     }
 
     /// Leases spans into the heap, and takes the first block of them before anybody else can.
-    async fn lease(&self, spec: SpanSpec, count: u32) -> Result<Option<RawBlock>, Error> {
+    async fn lease(
+        &self,
+        want: &Want,
+        spec: SpanSpec,
+        count: u32,
+    ) -> Result<Option<RawBlock>, Error> {
         let spans = self.insist_on_lease(spec, count).await?;
         let mut block = None;
         let mut leased = Vec::with_capacity(spans.len());
         for span in spans {
-            let mut span = self.attach(span)?;
+            let mut span = self.attach(want, span)?;
             if block.is_none() {
                 block = span.alloc();
             }
@@ -189,7 +192,12 @@ impl PoolCore {
         Ok(block)
     }
 
-    fn attach(&self, span: SpanInfo) -> Result<LeasedSpan, Error> {
+    fn attach(&self, want: &Want, span: SpanInfo) -> Result<LeasedSpan, Error> {
+        if !want.fits(&span) {
+            let class = span.size_class.index();
+            let why = "blocks of this span are not as asked for";
+            return Err(ProtocolError::invalid("size_class", class, why).into());
+        }
         let bad_epoch = || ProtocolError::invalid("epoch", span.epoch, "epochs have 12 bits");
         let lease = SpanLease {
             first_page: span.first_page,
@@ -197,6 +205,10 @@ impl PoolCore {
             class: span.size_class,
             epoch: SpanEpoch::new(span.epoch.into()).ok_or_else(bad_epoch)?,
         };
+        // One call maps the whole span, at a fifth of what its first touches would cost one by
+        // one. Best effort: a page that is not mapped now is mapped by its touch.
+        let start = self.memory.geometry().page_offset(lease.first_page).get();
+        let _ = self.memory.data().prefault_write(start..start + lease.pages.bytes());
         let number = self.session.number;
         Ok(LeasedSpan::attach(
             &self.memory,
@@ -324,23 +336,14 @@ impl PoolCore {
     }
 
     /// Makes this session the owner of a block; the handle stays good.
-    pub(crate) fn adopt(self: &Arc<Self>, handle: Handle) -> Result<(), Error> {
+    pub(crate) fn adopt(&self, handle: Handle) -> Result<(), Error> {
         let heap = lock(&self.heap);
         if let Some(refusal) = heap.refuses {
             return Err(refusal.into());
         }
-        let was_kept = self.memory.adopt(handle, self.session.number)?;
+        // If the block was kept, the daemon drops its record when it next looks.
+        self.memory.adopt(handle, self.session.number)?;
         self.adopted.fetch_add(1, Ordering::Relaxed);
-        drop(heap);
-        if was_kept {
-            // The daemon's record still says that the block is kept.
-            let session = Arc::clone(&self.session);
-            self.session.queue_call("adopt", move |request_id| {
-                let mut pools = session.rpc.pools();
-                let handle = Some(handle.into());
-                async move { pools.adopt(v1::HandleRequest { handle, request_id }).await }
-            });
-        }
         Ok(())
     }
 

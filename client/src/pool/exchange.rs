@@ -92,13 +92,14 @@ impl Pool {
     }
 
     /// Makes this session the owner of the block that a handle names; the handle, and everybody
-    /// else's, stays good. The block then lives as long as this session, or until it is freed.
+    /// else's, stays good. The block then lives as long as this session, or until it is freed. No
+    /// call is made. Of a block that was kept, the daemon forgets by itself that it was.
     ///
     /// # Errors
     /// As [`resolve`](Self::resolve), and nothing has changed then; `ReadOnly`.
     pub fn adopt<T: ShmType>(&self, handle: Handle) -> Result<Shared<T>, Error> {
         view::check_sized::<T>(&self.core.memory, handle)?;
-        self.core.arc().adopt(handle)?;
+        self.core.adopt(handle)?;
         Ok(Shared::adopted(self.core.clone(), handle))
     }
 
@@ -108,7 +109,7 @@ impl Pool {
     /// As `adopt`; `WrongLength` when the block is not a whole number of elements.
     pub fn adopt_slice<E: ShmType>(&self, handle: Handle) -> Result<Shared<[E]>, Error> {
         view::check_slice::<E>(&self.core.memory, handle)?;
-        self.core.arc().adopt(handle)?;
+        self.core.adopt(handle)?;
         Ok(Shared::adopted(self.core.clone(), handle))
     }
 

@@ -166,6 +166,26 @@ fn names_are_found_by_others_and_survive_their_publisher() {
 }
 
 #[test]
+fn an_adopted_block_is_kept_no_longer_and_goes_with_its_new_owner() {
+    let host = Client::embedded().unwrap();
+    let client = guest(&host);
+    let pool = client.create_pool("p", PoolOptions::new(MIB)).unwrap();
+    let handle = wait(pool.alloc_value(8_u64).unwrap().share().unwrap().keep()).unwrap();
+    let mine = host.open_pool("p").unwrap();
+    assert_eq!(mine.kept().unwrap().len(), 1);
+    let adopted = mine.adopt::<u64>(handle).unwrap();
+    assert_eq!(adopted.handle(), handle);
+    assert!(mine.kept().unwrap().is_empty());
+    assert_eq!(pool.resolve::<u64>(handle).unwrap().read().unwrap(), 8);
+    // Kept again by its new owner, it stays when that lets go.
+    wait(adopted.keep()).unwrap();
+    drop(adopted);
+    assert_eq!(mine.kept().unwrap().len(), 1);
+    drop(mine.adopt::<u64>(handle).unwrap());
+    assert!(pool.resolve::<u64>(handle).unwrap_err().is_stale());
+}
+
+#[test]
 fn a_read_only_pool_can_be_looked_at_and_nothing_else() {
     let host = Client::embedded().unwrap();
     let pool = host.create_pool("p", PoolOptions::new(MIB)).unwrap();

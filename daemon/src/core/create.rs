@@ -1,6 +1,8 @@
 //! Making pools: segments from a backing, headers and tables committed within the budget, then
 //! the name. And opening file-backed ones again.
 
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -211,19 +213,27 @@ impl Core {
     }
 
     fn open_file_pool(&self, name: &str, now: Instant) -> Result<(), Error> {
+        if is_unfinished(&self.file_path(name, "control")) {
+            tracing::warn!(pool = name, "removed a file-backed pool that was not finished");
+            return self.remove_files(name);
+        }
         let backing = BackingKind::File.backing();
         let open = |half: &str| {
-            let mut path = self.file_stem(name, half).into_os_string();
-            path.push(".goumem");
-            backing.open_existing(Path::new(&path)).map_err(|e| Error::os("open a segment", e))
+            backing
+                .open_existing(&self.file_path(name, half))
+                .map_err(|e| Error::os("open a segment", e))
         };
-        let (control, data) = (open("control")?, open("data")?);
+        let control = open("control")?;
         let whole = |segment: &Segment| MapPlan::whole(segment.len_bytes());
         let header = {
             let mapped = Mapping::map(&control, Access::ReadOnly, whole(&control))
                 .map_err(|e| Error::os("map CONTROL", e))?;
             goumem_shm::header::read(&mapped, goumem_shm::header::SegmentRole::Control)?
         };
+        if header.state == PoolState::Destroying {
+            return self.remove_files(name);
+        }
+        let data = open("data")?;
         let pool_name = PoolName::try_from(header.name.as_str())
             .ok()
             .filter(|found| found.as_str() == name)
@@ -293,16 +303,6 @@ impl Core {
                 AnyPool::Arenas(Arc::new(pool))
             }
         };
-        if header.state == PoolState::Destroying {
-            if let AnyPool::Blocks(pool) = &pool {
-                pool.destroy();
-            }
-            if let AnyPool::Arenas(pool) = &pool {
-                pool.destroy();
-            }
-            pool.dismantle();
-            return Ok(());
-        }
         tracing::info!(pool = name, id = %id, "file-backed pool opened again");
         self.registry().insert(pool);
         Ok(())
@@ -353,6 +353,12 @@ impl Core {
                         backing,
                         what: "be given the owner that was asked for by this daemon",
                     },
+                    // Files that could not be believed when the daemon started.
+                    SegmentError::Os { source, .. }
+                        if source.kind() == io::ErrorKind::AlreadyExists =>
+                    {
+                        Error::PoolExists { name: name.to_string() }
+                    }
                     other => Error::os("make a segment", other),
                 })
         };
@@ -368,6 +374,23 @@ impl Core {
 
     fn file_stem(&self, name: &str, half: &str) -> PathBuf {
         self.limits.data_dir.join(format!("{name}.{half}"))
+    }
+
+    fn file_path(&self, name: &str, half: &str) -> PathBuf {
+        self.limits.data_dir.join(format!("{name}.{half}.goumem"))
+    }
+
+    /// Removes the files of a pool that is not served, CONTROL last, which tells why.
+    fn remove_files(&self, name: &str) -> Result<(), Error> {
+        for half in ["data", "control"] {
+            match std::fs::remove_file(self.file_path(name, half)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(Error::os("remove a segment", error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     fn commit(
@@ -405,6 +428,19 @@ fn require_length(segment: &Segment, expected_bytes: u64) -> Result<(), Error> {
     }
     let found_bytes = segment.len_bytes();
     Err(goumem_shm::SegmentRefusal::Truncated { expected_bytes, found_bytes }.into())
+}
+
+/// Whether a CONTROL file is of a pool whose creation was interrupted. Its magic is stored last,
+/// and whoever has flushed a pool has flushed its magic too: nothing was promised of this one.
+fn is_unfinished(control: &Path) -> bool {
+    match std::fs::symlink_metadata(control) {
+        Ok(found) if found.is_file() && found.len() == 0 => return true,
+        Ok(found) if found.is_file() => {}
+        _ => return false,
+    }
+    let mut magic = [0xff; 8];
+    let read = File::open(control).and_then(|mut file| file.read_exact(&mut magic));
+    read.is_ok() && magic == [0; 8]
 }
 
 fn remove(control: &Segment, data: &Segment) {

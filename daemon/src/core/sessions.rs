@@ -6,7 +6,7 @@ use std::time::Instant;
 use goumem_alloc::{PoolId, SessionNumber};
 use goumem_proto::model::{
     Access, ClosedSession, CloseSession, Event, KillSession, OpenSession, OpenedSession,
-    RenewedSession, ResumedSession, SessionInfo,
+    RenewedSession, ResumedSession, SessionInfo, Unmap,
 };
 use std::os::fd::OwnedFd;
 
@@ -183,6 +183,21 @@ impl Core {
                 pool.hand_out(session, access)
             }
         }
+    }
+
+    /// Notes that a session has unmapped a pool; a destroyed one may go with it.
+    ///
+    /// # Errors
+    /// `PoolNotFound`, `SessionRequired`, `SessionExpired`.
+    pub fn unmap(&self, caller: &Caller, request: Unmap, _now: Instant) -> Result<(), Error> {
+        let session = caller.session()?;
+        let pool = self.registry().by_id(request.pool_id)?;
+        match pool {
+            AnyPool::Blocks(pool) => pool.unmap(session),
+            AnyPool::Arenas(pool) => pool.unmap(session),
+        }
+        self.registry().drop_gone();
+        Ok(())
     }
 
     /// Tells every session that the daemon ends.

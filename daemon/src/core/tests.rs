@@ -10,7 +10,7 @@ use goumem_proto::model::{
     Access, Alloc, AttachArena, Backing, BlockSpec, CreateArenaPool, CreatePool, DestroyPool,
     DetachArena, Free, GetArena, HandleRequest, Lease, Lookup, OpenPool, OpenSession, PoolStat,
     Publish, PurgePool, Realloc, RequestId, ReturnArena, ReturnSpans, SetCapacity, ShareArena,
-    SpanInfo, SpanSpec, StatPool, Withdraw,
+    SpanInfo, SpanSpec, StatPool, Unmap, Withdraw,
 };
 use goumem_proto::name::{ArenaName, BlockName, Label, PoolName};
 use goumem_proto::reason::Reason;
@@ -416,7 +416,11 @@ fn a_destroyed_pool_goes_with_its_last_mapper() {
     assert_eq!(reason(daemon.core.open_pool(&alice, open, daemon.now)), Reason::PoolNotFound);
     assert_eq!(reason(daemon.alloc(&alice, pool, 16)), Reason::PoolDestroyed);
     daemon.pool(&alice, "p", MIB);
-    daemon.die(&bob);
+    let _twice = daemon.core.map_request(&session, pool, Access::ReadOnly);
+    let unmap = Unmap { pool_id: pool };
+    daemon.core.unmap(&alice, unmap, daemon.now).unwrap();
+    assert_eq!(reason(daemon.alloc(&alice, pool, 16)), Reason::PoolDestroyed, "bob maps it");
+    daemon.core.unmap(&bob, unmap, daemon.now).unwrap();
     assert_eq!(reason(daemon.alloc(&alice, pool, 16)), Reason::PoolNotFound);
     assert_eq!(daemon.core.info(&alice, daemon.now).unwrap().pools, 1);
 }

@@ -60,7 +60,7 @@ impl Pool {
         self.drop_stale_keeps(&mut state);
         self.drop_stale_charges(&mut state);
         self.return_idle(&mut state);
-        state.mapped_by.remove(&dead.number);
+        state.mapped_by.remove_all(dead.number);
         before.saturating_sub(state.heap.granted_pages().bytes())
     }
 
@@ -68,7 +68,7 @@ impl Pool {
     pub fn holdings(&self, session: &Session) -> Holdings {
         let state = self.lock();
         let mut holdings = Holdings {
-            maps: state.mapped_by.contains(&session.number),
+            maps: state.mapped_by.contains(session.number),
             pins: state.records.of_session(RecordKind::Pin, session.number).len() as u64,
             ..Holdings::default()
         };

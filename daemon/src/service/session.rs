@@ -27,7 +27,9 @@ service! {
             |core, caller, request, now| core.kill_session(caller, request, now).map(done);
         aside list(ListSessionsRequest) -> ListSessionsReply =
             |core, caller, Nothing, now| core.list_sessions(caller, now);
-        here keep_alive(KeepAliveRequest) -> KeepAliveReply =
+        here unmap(UnmapRequest) -> UnmapReply =
+        |core, caller, request, now| core.unmap(caller, request, now).map(done);
+    here keep_alive(KeepAliveRequest) -> KeepAliveReply =
             |core, caller, Nothing, now| core.keep_alive(caller, now);
     }
     and {

@@ -264,6 +264,15 @@ message! {
 list!(SessionInfo => ListSessionsReply.sessions);
 
 message! {
+    /// Says that the session has unmapped a pool.
+    #[derive(Copy)]
+    Unmap <=> UnmapRequest {
+        /// Which.
+        pool_id: PoolId,
+    }
+}
+
+message! {
     /// A remote session whose life has been prolonged.
     #[derive(Copy)]
     RenewedSession <=> KeepAliveReply {}

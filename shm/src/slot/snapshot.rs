@@ -28,7 +28,7 @@ pub enum SlotState {
     Taken,
 }
 
-/// One reading of a [`SlotWord`].
+/// One reading of a [`SlotWord`](super::SlotWord).
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct SlotSnapshot(u64);
 

@@ -176,16 +176,23 @@ fn arena_emptied_by_its_last_free_was_not_bumped_by_another_thread() {
 }
 
 #[test]
-fn last_of_two_frees_at_once_empties_the_arena() {
+fn last_of_two_frees_at_once_empties_the_arena_after_both_have_done_with_it() {
     loom::model(|| {
         let watched = Watched::new();
         let life = watched.words().claim(ALICE).unwrap();
         let [a, b] = [1, 1].map(|size| alloc(watched.words(), life, size).unwrap());
         let other = {
             let watched = Arc::clone(&watched);
-            thread::spawn(move || watched.words().free_newest(life, a, 1))
+            thread::spawn(move || {
+                watched.use_bytes(a, 1);
+                watched.words().free_newest(life, a, 1);
+            })
         };
+        watched.use_bytes(b, 2);
         watched.words().free_newest(life, b, 1);
+        let c = alloc(watched.words(), life, 1).unwrap();
+        watched.use_bytes(c, 3);
+        watched.words().free_newest(life, c, 1);
         other.join().unwrap();
         assert_eq!(watched.words().used(life), 0);
     });
