@@ -1,0 +1,75 @@
+//! What each command does: ask the daemon, shape the answer. Every command ends at once, so none
+//! of them holds anything.
+
+mod arena;
+mod block;
+mod daemon;
+mod named;
+mod pool;
+mod session;
+
+use std::path::Path;
+
+use goumem::blocking::Client;
+use goumem::{Backing, Permissions};
+
+use crate::args::Command;
+use crate::error::Failure;
+use crate::output::{Output, Record};
+
+/// Runs a command that the daemon answers. `input` is what `put` stores.
+pub(crate) fn run(
+    command: &Command,
+    socket: Option<&Path>,
+    input: &[u8],
+) -> Result<Output, Failure> {
+    let client = connect(socket)?;
+    match command {
+        Command::Ping => daemon::ping(&client),
+        Command::Info => daemon::info(&client),
+        Command::Pool(command) => pool::run(&client, command),
+        Command::ArenaPool(command) => arena::run_pool(&client, command),
+        Command::Arena(command) => arena::run(&client, command),
+        Command::Session(command) => session::run(&client, command),
+        Command::Block(command) => block::run(&client, command),
+        Command::Put {
+            pool,
+            name,
+            replace,
+        } => named::put(&client, pool, name, *replace, input),
+        Command::Get { pool, name } => named::get(&client, pool, name),
+        Command::Withdraw { pool, name, free } => named::withdraw(&client, pool, name, *free),
+        Command::Completions { .. }
+        | Command::Demo { .. }
+        | Command::Daemon
+        | Command::Worker(_) => Ok(Output::Nothing),
+    }
+}
+
+/// Connects to the daemon, which lists this session under the program's name.
+pub(crate) fn connect(socket: Option<&Path>) -> Result<Client, goumem::Error> {
+    let mut builder = Client::builder().label("goumemctl");
+    if let Some(socket) = socket {
+        builder = builder.socket(socket);
+    }
+    builder.connect()
+}
+
+fn backing_name(backing: Backing) -> &'static str {
+    match backing {
+        Backing::Memfd => "memfd",
+        Backing::Named => "named",
+        Backing::File => "file",
+    }
+}
+
+fn with_permissions(record: Record, permissions: &Permissions) -> Record {
+    record
+        .with("uid", permissions.uid)
+        .with("gid", permissions.gid)
+        .with("mode", mode(permissions))
+}
+
+fn mode(permissions: &Permissions) -> String {
+    format!("0{:03o}", permissions.mode)
+}
