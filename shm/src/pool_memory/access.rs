@@ -6,6 +6,7 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::{BlockPlace, PoolMemory};
 use crate::element::AtomicElement;
 use crate::error::AccessError;
+use crate::os::fork::in_child_of_init;
 use crate::os::to_u64;
 use crate::shape::Shape;
 use crate::slot::{Freed, SlotRefusal, SlotState};
@@ -17,13 +18,24 @@ impl PoolMemory {
     /// # Errors
     /// `WrongPool`, `WrongKind`, `Stale`, `DoubleFree`, `ReadOnly`, `Forked`.
     pub fn free(&self, handle: Handle) -> Result<Freed, AccessError> {
-        self.require_writable()?;
         let at = self.locate(handle)?;
+        self.free_at(&at, handle)
+    }
+
+    /// As [`free`](Self::free), for a block located before.
+    ///
+    /// # Errors
+    /// `Stale`, `DoubleFree`, `ReadOnly`, `Forked`.
+    pub fn free_at(&self, at: &BlockPlace, handle: Handle) -> Result<Freed, AccessError> {
+        self.require_writable()?;
+        if in_child_of_init() {
+            return Err(AccessError::Forked);
+        }
         let freed = self
-            .slot(&at)
+            .slot(at)
             .free(handle.generation())
             .map_err(|refusal| self.refusal(refusal, handle))?;
-        self.tell_agent(&at, freed);
+        self.tell_agent(at, freed);
         Ok(freed)
     }
 

@@ -57,6 +57,7 @@ fn forked_child_gets_typed_errors_and_its_drops_do_nothing() {
             let refusals = [
                 memory.resolve(handle).err(),
                 memory.free(handle).err(),
+                memory.free_at(&at, handle).err(),
                 memory.read(handle, 0, &mut into).err(),
                 memory.read_resolved(&at, handle, 0, &mut into).err(),
                 memory.read_pinned(&at, 0, &mut into).err(),
