@@ -27,7 +27,10 @@ fn first() -> Result<()> {
     filled.write(&numbers)?;
     let handle = filled.handle();
     arena.share("batch/17")?;
-    println!("first: arena \"batch/17\" holds {} bytes", arena.used_bytes()?);
+    println!(
+        "first: arena \"batch/17\" holds {} bytes",
+        arena.used_bytes()?
+    );
 
     let status = Command::new(std::env::current_exe()?)
         .arg(client.socket())

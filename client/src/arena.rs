@@ -1,7 +1,7 @@
 //! An arena that this process holds: filled from the front, freed as a whole.
 
 use goumem_alloc::Handle;
-use goumem_proto::model::{Access, ArenaInfo, DetachArena, DetachedArena, RequestId, ShareArena};
+use goumem_proto::model::{Access, ArenaInfo, RequestId, ShareArena};
 use goumem_proto::name::ArenaName;
 use goumem_proto::v1;
 use goumem_shm::os::fork;
@@ -10,7 +10,9 @@ use goumem_shm::{AccessError, ShmType};
 use crate::arena_pool::ArenaCore;
 use crate::client::parse_name;
 use crate::error::Error;
+use crate::housekeeper::Chore;
 use crate::in_use::InUse;
+use crate::named_arenas;
 use crate::session::{CALL_DEADLINE, Held};
 use crate::view::offset_of;
 
@@ -121,6 +123,7 @@ impl Arena {
             .core
             .session
             .run(move |session| async move {
+                let _turn = session.named_arenas.turn().await;
                 let reply = session
                     .effect(CALL_DEADLINE, |request_id| {
                         let request_id = RequestId::new(request_id);
@@ -134,7 +137,9 @@ impl Arena {
                     })
                     .await
                     .map_err(|error| error.about(arena))?;
-                Ok(ArenaInfo::try_from(reply)?)
+                let info = ArenaInfo::try_from(reply)?;
+                session.named_arenas.add(info.arena);
+                Ok(info)
             })
             .await?;
         self.handle = reply.arena;
@@ -143,7 +148,8 @@ impl Arena {
     }
 
     /// Stops holding a shared arena, and waits until the daemon has noted it. Returns whether
-    /// this was the last holder, so that the arena is free now.
+    /// this was the last holder, so that the arena is free now; another guard of this process for the
+    /// same arena still holds it.
     ///
     /// # Errors
     /// [`Error::Transport`] and the like; this process has let go of it all the same. One held
@@ -154,21 +160,12 @@ impl Arena {
         }
         self.hold = Hold::Gone;
         let arena = self.handle;
+        if !self.core.session.named_arenas.remove(arena) {
+            return Ok(false);
+        }
         self.core
             .session
-            .run(move |session| async move {
-                let reply = session
-                    .effect(CALL_DEADLINE, |request_id| {
-                        let request_id = RequestId::new(request_id);
-                        let detach =
-                            v1::DetachArenaRequest::from(DetachArena { arena, request_id });
-                        let mut arenas = session.rpc.arenas();
-                        async move { arenas.detach(detach).await }
-                    })
-                    .await
-                    .map_err(|error| error.about(arena))?;
-                Ok(DetachedArena::try_from(reply)?.returned)
-            })
+            .run(move |session| async move { named_arenas::detach(&session, arena).await })
             .await
     }
 
@@ -186,14 +183,15 @@ impl Arena {
         match hold {
             Hold::Alone => self.core.give_back(self.handle)?,
             Hold::Shared => {
-                let rpc = self.core.session.rpc.clone();
-                let arena = self.handle;
-                self.core.session.queue_call("detach", move |request_id| {
-                    let request_id = RequestId::new(request_id);
-                    let detach = v1::DetachArenaRequest::from(DetachArena { arena, request_id });
-                    let mut arenas = rpc.arenas();
-                    async move { arenas.detach(detach).await }
-                });
+                let (session, arena) = (&self.core.session, self.handle);
+                if session.named_arenas.remove(arena) {
+                    let detaching = std::sync::Arc::clone(session);
+                    session.queue(Chore::Call(Box::pin(async move {
+                        if let Err(error) = named_arenas::detach(&detaching, arena).await {
+                            tracing::debug!(%error, "queued detach failed");
+                        }
+                    })));
+                }
             }
             Hold::Gone => {}
         }

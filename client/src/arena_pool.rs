@@ -252,6 +252,7 @@ impl ArenaPool {
         self.core
             .session
             .run(move |session| async move {
+                let _turn = session.named_arenas.turn().await;
                 let reply = session
                     .effect(CALL_DEADLINE, |request_id| {
                         let request_id = RequestId::new(request_id);
@@ -267,6 +268,7 @@ impl ArenaPool {
                     })
                     .await?;
                 let arena = ArenaInfo::try_from(reply)?;
+                session.named_arenas.add(arena.arena);
                 Ok(Arena::attached(core, held, arena.arena, arena.access))
             })
             .await

@@ -73,6 +73,7 @@ mod in_use;
 mod io_thread;
 mod local_heap;
 mod matrix;
+mod named_arenas;
 mod options;
 mod pin;
 mod pool;

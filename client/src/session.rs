@@ -29,6 +29,7 @@ use crate::fd::FdSocket;
 use crate::housekeeper::{self, Chore, LastAct};
 use crate::in_use::{CountsUsers, InUse};
 use crate::io_thread::{IoThread, KeepRunning};
+use crate::named_arenas::NamedArenas;
 use crate::pool::PoolCore;
 
 /// A daemon that is alive answers within milliseconds; one that is stopped does not answer.
@@ -56,6 +57,7 @@ pub(crate) struct Session {
     pub(crate) may_map: bool,
     pub(crate) pools: Mapped<PoolCore>,
     pub(crate) arena_pools: Mapped<ArenaCore>,
+    pub(crate) named_arenas: NamedArenas,
     /// Arenas and pins held.
     pub(crate) held: AtomicUsize,
     /// The connection is gone. Memory stays good; there is nobody to return it to.
@@ -112,6 +114,7 @@ impl Session {
             pools: Mutex::default(),
             arena_pools: Mutex::default(),
             held: AtomicUsize::new(0),
+            named_arenas: NamedArenas::default(),
             lost: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             ending: watch::Sender::new(false),
