@@ -13,6 +13,7 @@ fn main() {
     std::fs::write(out.join("goumem_descriptor.bin"), files.encode_to_vec())
         .expect("OUT_DIR is writable");
     tonic_prost_build::configure()
+        .codec_path("crate::codec::Codec")
         .bytes(".goumem.v1.ReadReply.data")
         .bytes(".goumem.v1.WriteRequest.data")
         // It carries the session's token; model/session.rs writes a Debug that hides it.

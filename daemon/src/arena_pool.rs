@@ -303,17 +303,20 @@ impl ArenaPool {
         Ok(used.saturating_sub(at.inside_bytes))
     }
 
-    /// Begins the end: no new opens, gets or attaches. Returns the sessions to tell.
-    pub fn destroy(&self) -> Vec<SessionNumber> {
+    /// Begins the end: no new opens, gets or attaches. Returns the sessions to tell, or `None` when
+    /// it has begun before.
+    pub fn destroy(&self) -> Option<Vec<SessionNumber>> {
         let mut state = self.lock();
-        state.destroying = true;
+        if std::mem::replace(&mut state.destroying, true) {
+            return None;
+        }
         self.memory.header().set_state(HeaderState::Destroying);
         // Mappings and fds stay good without it, and the name is free for another pool.
         self.remove_files();
         // Whoever waits learns it by its closed channel.
         state.waiters.clear();
         self.memory.set_waiters(false);
-        state.mapped_by.sessions()
+        Some(state.mapped_by.sessions())
     }
 
     /// Notes that a session has unmapped it, once.
@@ -349,6 +352,9 @@ impl ArenaPool {
     pub fn sweep(self: &Arc<Self>, dead: &Session) -> u64 {
         let mut state = self.lock();
         debug_assert!(!dead.is_live(), "sessions are marked before they are swept");
+        if !state.mapped_by.may_hold(dead.number) {
+            return 0;
+        }
         let mut freed = 0;
         for index in 0..self.memory.geometry().arenas() {
             if self.memory.words(index).is_some_and(|words| words.sweep(dead.number)) {
@@ -369,6 +375,9 @@ impl ArenaPool {
     /// Returns how many arenas a session holds, and whether it maps the pool.
     pub fn held_by(&self, session: &Session) -> (u64, bool) {
         let state = self.lock();
+        if !state.mapped_by.may_hold(session.number) {
+            return (0, false);
+        }
         let exclusive = (0..self.memory.geometry().arenas())
             .filter(|&index| {
                 self.memory.words(index).is_some_and(|words| {
@@ -382,7 +391,11 @@ impl ArenaPool {
     }
 
     /// Lists the arenas that are not free, and who holds them as far as the caller may know.
-    pub fn list_holders(&self, caller: &Caller, pid_of: impl Fn(SessionNumber) -> (u32, u32)) -> Vec<ArenaHolders> {
+    pub fn list_holders(
+        &self,
+        caller: &Caller,
+        pid_of: impl Fn(SessionNumber) -> (u32, u32),
+    ) -> Vec<ArenaHolders> {
         let state = self.lock();
         let sees_all = permission::owns(caller, &self.permissions);
         let mut list = Vec::new();
@@ -391,6 +404,11 @@ impl ArenaPool {
             let word = words.load();
             let arena = self.memory.handle(index, word.generation());
             let (name, mut holders) = match word.state() {
+                // The word may name a session that has nothing to do with the pool, and whose user
+                // is none of the caller's business.
+                Some(ArenaState::Exclusive) if !state.mapped_by.may_hold(word.owner()) => {
+                    (None, Vec::new())
+                }
                 Some(ArenaState::Exclusive) => {
                     let (uid, pid) = pid_of(word.owner());
                     let access = Access::ReadWrite;

@@ -4,7 +4,7 @@
 //! each commit: committed + request ≤ the configured limit, and request ≤ what the machine and
 //! the cgroup have left, after a reserve. `fallocate`'s own error is the second line.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -121,7 +121,7 @@ fn available_bytes(memory: Option<&MachineMemory>) -> u64 {
 #[derive(Debug)]
 pub struct Quotas {
     quota_bytes: u64,
-    used: Mutex<HashMap<u32, u64>>,
+    used: Mutex<BTreeMap<u32, u64>>,
 }
 
 impl Quotas {
@@ -136,16 +136,16 @@ impl Quotas {
     /// `QuotaExceeded`.
     pub fn charge(&self, uid: u32, bytes: u64) -> Result<(), Error> {
         let mut used = self.lock();
-        let used_bytes = used.get(&uid).copied().unwrap_or(0);
+        let used_bytes = used.entry(uid).or_default();
         match used_bytes.checked_add(bytes).filter(|&sum| sum <= self.quota_bytes) {
             Some(sum) => {
-                used.insert(uid, sum);
+                *used_bytes = sum;
                 Ok(())
             }
             None => Err(Error::QuotaExceeded {
                 uid,
                 requested_bytes: bytes,
-                used_bytes,
+                used_bytes: *used_bytes,
                 quota_bytes: self.quota_bytes,
             }),
         }
@@ -161,9 +161,6 @@ impl Quotas {
         let mut used = self.lock();
         if let Some(sum) = used.get_mut(&uid) {
             *sum = sum.checked_sub(bytes).expect("pools discharge what they charged");
-            if *sum == 0 {
-                used.remove(&uid);
-            }
         }
     }
 
@@ -172,7 +169,7 @@ impl Quotas {
         self.lock().get(&uid).copied().unwrap_or(0)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<u32, u64>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u32, u64>> {
         self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -12,6 +12,7 @@ use std::time::Instant;
 use goumem_alloc::{HandleKind, PAGE_BYTES};
 use goumem_proto::model::{DaemonInfo, Read};
 use goumem_shm::header::LAYOUT_VERSION;
+use goumem_shm::os::lock::InstanceLock;
 use goumem_shm::os::reaper::DeathWatch;
 use tokio::sync::Notify;
 
@@ -23,6 +24,7 @@ use crate::session::{Caller, Sessions};
 
 mod arenas;
 mod create;
+mod files;
 mod pools;
 mod registry;
 mod sessions;
@@ -41,6 +43,8 @@ pub struct Core {
     earlier: Arc<Notify>,
     /// When the ticker wakes next, as far as the core knows.
     due: Mutex<Option<Instant>>,
+    /// Held once there are file-backed pools.
+    data_dir_lock: Mutex<Option<InstanceLock>>,
 }
 
 impl Core {
@@ -68,6 +72,7 @@ impl Core {
             watch,
             earlier,
             due: Mutex::new(None),
+            data_dir_lock: Mutex::new(None),
         };
         core.open_files_again(now);
         core
@@ -245,6 +250,14 @@ impl Core {
             && let Some(at) = pool.purge_due(now)
         {
             self.note_deadline(at);
+        }
+    }
+
+    /// Gives back what a pool has if it is destroyed and nobody maps it any more. The registry's
+    /// lock is not held while the pool's is waited for, so that one busy pool stalls no other.
+    fn drop_if_gone(&self, pool: &AnyPool) {
+        if pool.is_gone() && self.registry().remove(pool.id()) {
+            pool.dismantle();
         }
     }
 

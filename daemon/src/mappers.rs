@@ -1,52 +1,69 @@
-//! Which sessions map a pool, and how often each was handed its memory: read-only and read-write
-//! are two mappings.
+//! Which sessions use a pool: who maps it, and how often each was handed its memory (read-only and
+//! read-write are two mappings), and who may hold something in it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use goumem_alloc::SessionNumber;
 
-/// The mappings of a pool, by session.
+/// The sessions that use a pool.
 #[derive(Debug, Default)]
-pub(crate) struct Mappers(HashMap<SessionNumber, u32>);
+pub(crate) struct Mappers {
+    mappings: HashMap<SessionNumber, u32>,
+    /// Until they end. Words in DATA may name any session: those that never came here hold
+    /// nothing, whatever the words say.
+    users: HashSet<SessionNumber>,
+}
 
 impl Mappers {
     /// Notes that the memory was handed to a session.
     pub(crate) fn add(&mut self, session: SessionNumber) {
-        *self.0.entry(session).or_default() += 1;
+        *self.mappings.entry(session).or_default() += 1;
+        self.note_use(session);
     }
 
-    /// Notes that a session has unmapped it once.
+    /// Notes that a session is about to hold something.
+    pub(crate) fn note_use(&mut self, session: SessionNumber) {
+        self.users.insert(session);
+    }
+
+    /// Returns whether a session may hold something.
+    pub(crate) fn may_hold(&self, session: SessionNumber) -> bool {
+        self.users.contains(&session)
+    }
+
+    /// Notes that a session has unmapped it once. It may still hold something.
     pub(crate) fn remove_one(&mut self, session: SessionNumber) {
-        if let Some(count) = self.0.get_mut(&session) {
+        if let Some(count) = self.mappings.get_mut(&session) {
             *count -= 1;
             if *count == 0 {
-                self.0.remove(&session);
+                self.mappings.remove(&session);
             }
         }
     }
 
     /// Notes that a session has ended.
     pub(crate) fn remove_all(&mut self, session: SessionNumber) {
-        self.0.remove(&session);
+        self.mappings.remove(&session);
+        self.users.remove(&session);
     }
 
     /// Returns whether a session maps it.
     pub(crate) fn contains(&self, session: SessionNumber) -> bool {
-        self.0.contains_key(&session)
+        self.mappings.contains_key(&session)
     }
 
-    /// Returns the sessions.
+    /// Returns the sessions that map it.
     pub(crate) fn sessions(&self) -> Vec<SessionNumber> {
-        self.0.keys().copied().collect()
+        self.mappings.keys().copied().collect()
     }
 
-    /// Returns how many sessions there are.
+    /// Returns how many sessions map it.
     pub(crate) fn len(&self) -> usize {
-        self.0.len()
+        self.mappings.len()
     }
 
     /// Returns whether nobody maps it.
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.mappings.is_empty()
     }
 }

@@ -3,8 +3,8 @@
 //! shared lies in CONTROL (written here alone) and DATA (written by everybody, believed by
 //! nobody).
 //!
-//! The parts: [`span`] grants and takes back, [`block`] is alloc and free by RPC, [`keep`] and
-//! [`pin`] are the records, [`sweep`] is a session's death, [`stat`] counts, [`recover`] opens a
+//! The parts: `span` grants, `returns` takes back, `block` is alloc and free by RPC, `keep` and
+//! `pin` are the records, `sweep` is a session's death, `stat` counts, `recover` opens a
 //! file-backed pool again.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,9 +13,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use goumem_alloc::{
-    Offset, PageCount, PageHeap, PageIndex, PoolId, SessionNumber, SizeClass,
-};
+use goumem_alloc::{PageCount, PageHeap, PageIndex, PoolId, SessionNumber, SizeClass};
 use goumem_proto::model::{Access, Backing, Permissions, PoolInfo};
 use goumem_proto::name::PoolName;
 use goumem_shm::PoolMemory;
@@ -28,12 +26,15 @@ use crate::mappers::Mappers;
 use crate::permission;
 use crate::session::{Caller, Session};
 
+mod back;
 mod block;
+mod charges;
 mod keep;
 mod local_heap;
 mod pin;
 mod records;
 mod recover;
+mod returns;
 mod span;
 mod stat;
 mod sweep;
@@ -43,6 +44,7 @@ pub(crate) use recover::recover;
 pub use sweep::Holdings;
 pub(crate) use tables::TablePages;
 
+use charges::{Charge, Charges};
 use local_heap::LocalHeap;
 use records::Records;
 
@@ -97,11 +99,15 @@ struct PoolState {
     local: LocalHeap,
     records: Records,
     /// Whose quota pays for blocks in spans that no client leases.
-    charges: BTreeMap<Offset, Charge>,
+    charges: Charges,
     data_tables: TablePages,
     control_tables: TablePages,
     mapped_by: Mappers,
     destroying: bool,
+    /// Everything was given back, and nothing may be taken from the budget any more.
+    dismantled: bool,
+    /// Retired pages that could not be punched.
+    stuck_bytes: u64,
 }
 
 /// A granted span.
@@ -112,13 +118,9 @@ struct Span {
     lessee: SessionNumber,
     /// The lessee's session, 0 for the daemon and nobody.
     serial: u64,
+    /// Who pays for it: the lessee's user, or the pool's owner when nobody leases it. The daemon's
+    /// spans are paid for block by block.
     uid: u32,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Charge {
-    uid: u32,
-    bytes: u64,
 }
 
 /// The segments of a pool to be, and everything about it that is settled.
@@ -148,11 +150,13 @@ impl Pool {
             last_user: BTreeMap::new(),
             local: LocalHeap::default(),
             records: Records::default(),
-            charges: BTreeMap::new(),
+            charges: Charges::default(),
             data_tables: parts.data_tables,
             control_tables: parts.control_tables,
             mapped_by: Mappers::default(),
             destroying: false,
+            dismantled: false,
+            stuck_bytes: 0,
         };
         Self {
             id: parts.id,
@@ -232,14 +236,16 @@ impl Pool {
     }
 
     /// Begins the end: no new opens, leases or allocations. The memory goes with the last session
-    /// that maps it. Returns the sessions to tell.
-    pub fn destroy(&self) -> Vec<SessionNumber> {
+    /// that maps it. Returns the sessions to tell, or `None` when it has begun before.
+    pub fn destroy(&self) -> Option<Vec<SessionNumber>> {
         let mut state = self.lock();
-        state.destroying = true;
+        if std::mem::replace(&mut state.destroying, true) {
+            return None;
+        }
         self.memory.header().set_state(HeaderState::Destroying);
         // Mappings and fds stay good without it, and the name is free for another pool.
         self.remove_files();
-        state.mapped_by.sessions()
+        Some(state.mapped_by.sessions())
     }
 
     /// Notes that a session has unmapped it, once.
@@ -253,24 +259,40 @@ impl Pool {
         state.destroying && state.mapped_by.is_empty()
     }
 
-    /// Gives everything back: for a pool that is gone. Called once, before it is dropped.
+    /// Gives everything back: for a pool that is gone. Calls that have it in hand still find it
+    /// empty.
     pub(crate) fn dismantle(&self) {
+        self.give_everything_back();
+        self.remove_files();
+    }
+
+    /// Takes the pool out of the budget and out of everybody's quota.
+    fn give_everything_back(&self) {
         let mut state = self.lock();
+        if std::mem::replace(&mut state.dismantled, true) {
+            return;
+        }
         let committed = state.heap.committed_pages().bytes()
+            + state.stuck_bytes
             + state.data_tables.bytes()
             + state.control_tables.bytes();
         self.shared.budget.release(committed);
         for span in state.spans.values() {
-            if span.lessee.is_client() {
+            if span.lessee != SessionNumber::DAEMON {
                 self.shared.quotas.discharge(span.uid, span.pages.bytes());
             }
         }
-        for charge in state.charges.values() {
+        for charge in state.charges.drain() {
             self.shared.quotas.discharge(charge.uid, charge.bytes);
         }
-        state.charges.clear();
+        state.heap = PageHeap::new(state.heap.total_pages(), state.heap.quota_pages());
         state.spans.clear();
-        self.remove_files();
+        state.abandoned.clear();
+        state.last_user.clear();
+        state.local = LocalHeap::default();
+        state.data_tables = TablePages::default();
+        state.control_tables = TablePages::default();
+        state.stuck_bytes = 0;
     }
 
     /// CONTROL last: it says that the pool is being destroyed, should the daemon die in between.
@@ -300,6 +322,7 @@ impl Pool {
     pub fn purge(&self, min_idle: Duration, now: Instant) -> u64 {
         let mut state = self.lock();
         self.return_idle(&mut state);
+        self.drop_stale_charges(&mut state);
         let min_idle_ms = u64::try_from(min_idle.as_millis()).unwrap_or(u64::MAX);
         let runs = state.heap.idle_runs(self.shared.millis(now), min_idle_ms);
         let mut purged = 0;
@@ -329,6 +352,9 @@ impl Pool {
         control: &[Range<u64>],
         now: Instant,
     ) -> Result<(), Error> {
+        if state.dismantled {
+            return Err(Error::PoolDestroyed { pool_id: self.id });
+        }
         let of_data = state.data_tables.missing(data.iter().cloned());
         let of_control = state.control_tables.missing(control.iter().cloned());
         let bytes: u64 = of_data.iter().chain(&of_control).map(|run| run.end - run.start).sum();

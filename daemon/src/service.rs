@@ -42,6 +42,9 @@ const MAX_STREAMS: u32 = 1024;
 /// not wait for the reader after each message.
 const STREAM_WINDOW_BYTES: u32 = 512 << 10;
 const CONNECTION_WINDOW_BYTES: u32 = 2 << 20;
+/// The largest frame a client may send: a piece of ByteService, or a batch of three thousand
+/// handles, is then one frame, and one system call at either end. HTTP/2's default is 16 KiB.
+const MAX_FRAME_BYTES: u32 = 80 << 10;
 
 /// What the services share.
 #[derive(Debug, Clone)]
@@ -176,6 +179,7 @@ pub(crate) fn server() -> Server {
         .max_concurrent_streams(MAX_STREAMS)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(MAX_FRAME_BYTES)
         .trace_fn(|request| {
             debug_span!(
                 "call",

@@ -5,8 +5,7 @@
 //! checks the mark under the lock of the pool that it changes, and the sweep of a pool takes that
 //! lock after the mark.
 
-use std::any::Any;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,9 +20,11 @@ use tokio::sync::mpsc;
 
 use crate::error::{Error, Table};
 
-/// How many outcomes a session remembers. A client of ours has at most 64 calls in flight, so a
-/// retry is never further behind than this.
-const REMEMBERED_REQUESTS: u64 = 1024;
+mod requests;
+
+pub use requests::Outcome;
+use requests::{Remembered, Request, Requests};
+
 /// Events that may queue for a session that does not read its stream. More are dropped: each is
 /// advice that the client also learns from its next call.
 pub const EVENT_QUEUE: usize = 64;
@@ -174,7 +175,7 @@ impl Session {
     /// # Errors
     /// The call's own; `RequestExpired` for an id whose outcome is not known (any more), which
     /// includes one that was refused; `RequestInFlight`.
-    pub fn once<T: Clone + Send + Sync + 'static>(
+    pub fn once<T: Outcome>(
         &self,
         id: RequestId,
         call: impl FnOnce() -> Result<T, Error>,
@@ -186,13 +187,13 @@ impl Session {
         if let Some(known) = known {
             let highest = self.highest_request().get();
             return known
+                .outcome
                 .downcast_ref::<T>()
                 .cloned()
                 .ok_or(Error::RequestExpired { request_id: id.get(), highest });
         }
         let outcome = call();
-        let remembered = outcome.as_ref().ok().map(|value| Arc::new(value.clone()) as Remembered);
-        self.lock().requests.finish(id.get(), remembered);
+        self.lock().requests.finish(id.get(), outcome.as_ref().ok().map(Remembered::new));
         outcome
     }
 
@@ -206,8 +207,9 @@ impl Session {
             return Ok(None);
         }
         let state = self.lock();
-        match state.requests.recent.get(&id.get()) {
+        match state.requests.get(id.get()) {
             Some(Request::Done(known)) => known
+                .outcome
                 .downcast_ref::<T>()
                 .cloned()
                 .map(Some)
@@ -218,67 +220,19 @@ impl Session {
     }
 
     /// Remembers the outcome of a request that had to wait, so that its retry gets the same.
-    pub fn remember<T: Send + Sync + 'static>(&self, id: RequestId, outcome: T) {
+    pub fn remember<T: Outcome>(&self, id: RequestId, outcome: &T) {
         if !id.is_some() {
             return;
         }
         let mut state = self.lock();
         if let Ok(None) = state.requests.begin(id.get()) {
-            state.requests.finish(id.get(), Some(Arc::new(outcome)));
+            state.requests.finish(id.get(), Some(Remembered::new(outcome)));
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, SessionState> {
         // A panic of another call leaves the log usable: every update of it is one step.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-type Remembered = Arc<dyn Any + Send + Sync>;
-
-#[derive(Debug)]
-enum Request {
-    InFlight,
-    Done(Remembered),
-    Refused,
-}
-
-/// The recent requests of a session.
-#[derive(Debug, Default)]
-struct Requests {
-    highest: u64,
-    recent: BTreeMap<u64, Request>,
-}
-
-impl Requests {
-    /// Returns what is remembered of `id`, or `None` after noting that it begins.
-    fn begin(&mut self, id: u64) -> Result<Option<Remembered>, Error> {
-        match self.recent.get(&id) {
-            Some(Request::Done(outcome)) => return Ok(Some(Arc::clone(outcome))),
-            Some(Request::InFlight) => return Err(Error::RequestInFlight { request_id: id }),
-            Some(Request::Refused) => return Err(self.expired(id)),
-            None if id.saturating_add(REMEMBERED_REQUESTS) <= self.highest => {
-                return Err(self.expired(id));
-            }
-            None => {}
-        }
-        self.highest = self.highest.max(id);
-        self.recent.insert(id, Request::InFlight);
-        let oldest = self.highest.saturating_sub(REMEMBERED_REQUESTS) + 1;
-        while self.recent.first_key_value().is_some_and(|(&id, _)| id < oldest) {
-            self.recent.pop_first();
-        }
-        Ok(None)
-    }
-
-    fn finish(&mut self, id: u64, outcome: Option<Remembered>) {
-        if let Some(request) = self.recent.get_mut(&id) {
-            *request = outcome.map_or(Request::Refused, Request::Done);
-        }
-    }
-
-    fn expired(&self, id: u64) -> Error {
-        Error::RequestExpired { request_id: id, highest: self.highest }
     }
 }
 

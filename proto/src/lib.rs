@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+mod codec;
 pub mod model;
 pub mod name;
 pub mod reason;

@@ -39,7 +39,9 @@ impl NamedArena {
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (SessionNumber, Access)> + '_ {
-        self.holders.iter().map(|(&session, &(_, access))| (session, access))
+        self.holders
+            .iter()
+            .map(|(&session, &(_, access))| (session, access))
     }
 
     pub(super) fn access(&self, session: SessionNumber) -> Option<Access> {
@@ -53,18 +55,28 @@ impl Holders {
     }
 
     pub(super) fn held_by(&self, session: SessionNumber) -> Vec<u32> {
-        let held = self.by_arena.iter().filter(|(_, named)| named.holders.contains_key(&session));
+        let held = self
+            .by_arena
+            .iter()
+            .filter(|(_, named)| named.holders.contains_key(&session));
         held.map(|(&arena, _)| arena).collect()
     }
 
     fn next_index(&self) -> Result<u32, Error> {
         // The lowest gap: the set is sorted, so the first index that differs from its rank.
-        let gap = self.used.iter().zip(0..).find(|&(&index, rank)| index != rank);
+        let gap = self
+            .used
+            .iter()
+            .zip(0..)
+            .find(|&(&index, rank)| index != rank);
         let index = gap.map_or(self.used.len() as u64, |(_, rank)| u64::from(rank));
         u32::try_from(index)
             .ok()
             .filter(|&index| index < MAX_RECORDS)
-            .ok_or(Error::TooMany { table: Table::Records, limit: MAX_RECORDS.into() })
+            .ok_or(Error::TooMany {
+                table: Table::Records,
+                limit: MAX_RECORDS.into(),
+            })
     }
 }
 
@@ -91,7 +103,10 @@ impl ArenaPool {
             }
             let (at, words) = self.memory.resolve(request.arena)?;
             if words.load().state() == Some(ArenaState::Named) {
-                return Err(AccessError::Shared { handle: request.arena }.into());
+                return Err(AccessError::Shared {
+                    handle: request.arena,
+                }
+                .into());
             }
             let handle = self.memory.handle(at.index, request.arena.generation());
             let record = self.holder_record(session, handle, &request.name, Access::ReadWrite);
@@ -100,8 +115,15 @@ impl ArenaPool {
                 self.clear_record(&mut state, index);
                 return Err(error.into());
             }
+            // One that stands there still was of a life that ended without its last holder, which
+            // only a writer outside this library can have done.
+            self.forget_named(&mut state, at.index);
             let holders = BTreeMap::from([(session.number, (index, Access::ReadWrite))]);
-            let named = NamedArena { name: request.name.clone(), handle, holders };
+            let named = NamedArena {
+                name: request.name.clone(),
+                handle,
+                holders,
+            };
             state.holders.by_name.insert(request.name.clone(), at.index);
             state.holders.by_arena.insert(at.index, named);
             Ok(self.arena_info(handle, Access::ReadWrite))
@@ -124,16 +146,33 @@ impl ArenaPool {
             let mut state = self.lock();
             session.require_live()?;
             self.require_usable(&state)?;
-            let arena = state.holders.by_name.get(&request.name).copied();
-            let arena = arena.ok_or_else(|| Error::NameNotFound {
+            let no_name = || Error::NameNotFound {
                 pool: self.name.to_string(),
                 name: request.name.to_string(),
-            })?;
+            };
+            let arena = state
+                .holders
+                .by_name
+                .get(&request.name)
+                .copied()
+                .ok_or_else(no_name)?;
             let named = state.holders.by_arena.get(&arena);
-            let handle = named
-                .map(|named| named.handle)
-                .ok_or(Error::Invariant { what: "named arenas have a table entry" })?;
-            let before = named.and_then(|named| named.holders.get(&session.number)).copied();
+            let handle = named.map(|named| named.handle).ok_or(Error::Invariant {
+                what: "named arenas have a table entry",
+            })?;
+            let is_named = self.memory.words(arena).is_some_and(|words| {
+                let word = words.load();
+                word.is_held(handle.generation()) && word.state() == Some(ArenaState::Named)
+            });
+            if !is_named {
+                // Overwritten from outside this library: nobody holds that arena by its name.
+                self.forget_named(&mut state, arena);
+                return Err(no_name());
+            }
+            let before = named
+                .and_then(|named| named.holders.get(&session.number))
+                .copied();
+            state.mapped_by.note_use(session.number);
             if let Some((_, access)) = before
                 && (access == Access::ReadWrite || request.access == Access::ReadOnly)
             {
@@ -145,7 +184,9 @@ impl ArenaPool {
                 self.clear_record(&mut state, old);
             }
             if let Some(named) = state.holders.by_arena.get_mut(&arena) {
-                named.holders.insert(session.number, (index, request.access));
+                named
+                    .holders
+                    .insert(session.number, (index, request.access));
             }
             Ok(self.arena_info(handle, request.access))
         })
@@ -170,7 +211,11 @@ impl ArenaPool {
                 .is_some_and(|named| named.holders.contains_key(&session.number));
             if !holds {
                 let owner = words.load().owner();
-                return Err(AccessError::NotOwner { handle: request.arena, owner }.into());
+                return Err(AccessError::NotOwner {
+                    handle: request.arena,
+                    owner,
+                }
+                .into());
             }
             let returned = self.drop_holder(&mut state, at.index, session.number);
             if returned {
@@ -187,8 +232,12 @@ impl ArenaPool {
         arena: u32,
         session: SessionNumber,
     ) -> bool {
-        let Some(named) = state.holders.by_arena.get_mut(&arena) else { return false };
-        let Some((index, _)) = named.holders.remove(&session) else { return false };
+        let Some(named) = state.holders.by_arena.get_mut(&arena) else {
+            return false;
+        };
+        let Some((index, _)) = named.holders.remove(&session) else {
+            return false;
+        };
         let last = named.holders.is_empty();
         let handle = named.handle;
         self.clear_record(state, index);
@@ -198,7 +247,11 @@ impl ArenaPool {
         if let Some(named) = state.holders.by_arena.remove(&arena) {
             state.holders.by_name.remove(&named.name);
         }
-        match self.memory.words(arena).map(|words| words.release_named(handle.generation())) {
+        match self
+            .memory
+            .words(arena)
+            .map(|words| words.release_named(handle.generation()))
+        {
             Some(Ok(())) => true,
             Some(Err(_)) | None => {
                 // Written from outside this library: the word is not the daemon's to believe.
@@ -208,6 +261,18 @@ impl ArenaPool {
                 }
                 true
             }
+        }
+    }
+
+    /// Drops every record of a named arena whose word is no longer theirs.
+    fn forget_named(&self, state: &mut ArenaPoolState, arena: u32) {
+        let Some(named) = state.holders.by_arena.remove(&arena) else {
+            return;
+        };
+        tracing::warn!(pool = %self.name, arena, "a named arena's word was overwritten");
+        state.holders.by_name.remove(&named.name);
+        for (index, _) in named.holders.into_values() {
+            self.clear_record(state, index);
         }
     }
 
@@ -239,20 +304,24 @@ impl ArenaPool {
     ) -> Result<u32, Error> {
         let index = state.holders.next_index()?;
         let start = self.memory.geometry().record_offset(index);
-        let missing = state.tables.missing(std::iter::once(start..start + goumem_alloc::RECORD_BYTES));
+        let missing = state
+            .tables
+            .missing(std::iter::once(start..start + goumem_alloc::RECORD_BYTES));
         for run in missing {
             let bytes = run.end - run.start;
             self.shared.budget.reserve(bytes, now)?;
             if let Err(source) = self.control.commit(run.clone()) {
                 self.shared.budget.release(bytes);
-                return Err(Error::NoSpace { requested_bytes: bytes, source });
+                return Err(Error::NoSpace {
+                    requested_bytes: bytes,
+                    source,
+                });
             }
             state.tables.insert(&run);
         }
-        let slot = self
-            .memory
-            .record(index)
-            .ok_or(Error::Invariant { what: "record indices are below the table's end" })?;
+        let slot = self.memory.record(index).ok_or(Error::Invariant {
+            what: "record indices are below the table's end",
+        })?;
         slot.commit(record);
         state.holders.used.insert(index);
         Ok(index)

@@ -51,7 +51,7 @@ impl GrantedArena {
     pub fn accept(mut self) -> ArenaInfo {
         self.accepted = true;
         // The reply may be lost with its connection: a retry gets the same arena.
-        self.session.remember(self.request_id, self.arena);
+        self.session.remember(self.request_id, &self.arena);
         self.pool.arena_info(self.arena, Access::ReadWrite)
     }
 }
@@ -85,6 +85,7 @@ impl ArenaPool {
                 let mut state = self.lock();
                 session.require_live()?;
                 self.require_usable(&state)?;
+                state.mapped_by.note_use(session.number);
                 let free = if state.waiters.is_empty() {
                     self.try_get(&mut state, session)
                 } else {
@@ -104,19 +105,36 @@ impl ArenaPool {
         if let Some(arena) = session.recall::<Handle>(request_id)? {
             return Ok(Waited::Now(self.arena_info(arena, Access::ReadWrite)));
         }
+        let first_try = |waiter: &Waiter| {
+            waiter.request_id == request_id && waiter.session.number == session.number
+        };
+        if request_id.is_some() && state.waiters.iter().any(first_try) {
+            return Err(Error::RequestInFlight {
+                request_id: request_id.get(),
+            });
+        }
+        state.mapped_by.note_use(session.number);
         if state.waiters.is_empty()
             && let Some(arena) = self.try_get(&mut state, session)
         {
-            session.remember(request_id, arena);
+            session.remember(request_id, &arena);
             return Ok(Waited::Now(self.arena_info(arena, Access::ReadWrite)));
         }
         if state.waiters.len() >= MAX_WAITERS {
-            return Err(Error::TooMany { table: Table::Waiters, limit: MAX_WAITERS as u64 });
+            return Err(Error::TooMany {
+                table: Table::Waiters,
+                limit: MAX_WAITERS as u64,
+            });
         }
         let ticket = WaitTicket(state.next_ticket);
         state.next_ticket += 1;
         let (sender, receiver) = oneshot::channel();
-        state.waiters.push_back(Waiter { ticket, session: Arc::clone(session), request_id, sender });
+        state.waiters.push_back(Waiter {
+            ticket,
+            session: Arc::clone(session),
+            request_id,
+            sender,
+        });
         // Flag first, then a second look: a returner either sees the flag or is seen here.
         self.memory.set_waiters(true);
         self.serve(&mut state);
@@ -148,8 +166,12 @@ impl ArenaPool {
                 continue;
             }
             let session = Arc::clone(&waiter.session);
-            let Some(arena) = self.try_get(state, &session) else { break };
-            let Some(waiter) = state.waiters.pop_front() else { break };
+            let Some(arena) = self.try_get(state, &session) else {
+                break;
+            };
+            let Some(waiter) = state.waiters.pop_front() else {
+                break;
+            };
             let granted = GrantedArena {
                 pool: Arc::clone(self),
                 session,

@@ -111,9 +111,12 @@ impl Core {
             permission::require_owner(caller, &pool.permissions, || {
                 format!("destroy arena pool {}", pool.name)
             })?;
-            let sessions = pool.destroy();
+            // Whoever comes second finds no pool of that name, or soon another.
+            let sessions = pool.destroy().ok_or_else(|| Error::PoolNotFound {
+                pool: request.name.to_string(),
+            })?;
             tracing::info!(pool = %pool.name, "arena pool destroyed");
-            self.let_go(request.name.as_str(), pool.id, &sessions);
+            self.let_go(&AnyPool::Arenas(pool), &sessions);
             Ok(())
         };
         match &caller.session {

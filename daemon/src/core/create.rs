@@ -1,13 +1,11 @@
 //! Making pools: segments from a backing, headers and tables committed within the budget, then
-//! the name. And opening file-backed ones again.
+//! the name.
 
-use std::fs::File;
-use std::io::{self, Read as _};
-use std::path::{Path, PathBuf};
+use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-use goumem_alloc::{ArenaGeometry, HEADER_BYTES, PageCount, PoolGeometry, PoolId};
+use goumem_alloc::{ArenaGeometry, HEADER_BYTES, PoolGeometry, PoolId};
 use goumem_proto::model::{Backing, CreateArenaPool, CreatePool, Permissions};
 use goumem_proto::name::PoolName;
 use goumem_shm::header::{Header, PoolKind, PoolState};
@@ -19,7 +17,7 @@ use super::registry::AnyPool;
 use crate::arena_pool::{ArenaPool, ArenaPoolParts};
 use crate::error::Error;
 use crate::permission;
-use crate::pool::{Pool, PoolParts, TablePages, recover};
+use crate::pool::{Pool, PoolParts, TablePages};
 use crate::session::Caller;
 
 impl Core {
@@ -188,126 +186,6 @@ impl Core {
         Ok(pool)
     }
 
-    /// Removes what dead daemons of this user left behind, and opens file-backed pools again. A
-    /// file that cannot be believed is left as it is, said aloud, and not served.
-    pub(super) fn open_files_again(&self, now: Instant) {
-        match BackingKind::Named.backing().remove_leftovers() {
-            Ok(0) => {}
-            Ok(n) => tracing::info!(segments = n, "removed segments of dead daemons"),
-            Err(error) => tracing::warn!(%error, "could not remove segments of dead daemons"),
-        }
-        let Ok(entries) = std::fs::read_dir(&self.limits.data_dir) else { return };
-        let mut names: Vec<String> = entries
-            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-            .filter_map(|file| Some(file.strip_suffix(".control.goumem")?.to_owned()))
-            .collect();
-        names.sort();
-        for name in names {
-            if let Err(error) = self.open_file_pool(&name, now) {
-                tracing::error!(
-                    pool = name, error = &error as &dyn std::error::Error,
-                    "file-backed pool is not served"
-                );
-            }
-        }
-    }
-
-    fn open_file_pool(&self, name: &str, now: Instant) -> Result<(), Error> {
-        if is_unfinished(&self.file_path(name, "control")) {
-            tracing::warn!(pool = name, "removed a file-backed pool that was not finished");
-            return self.remove_files(name);
-        }
-        let backing = BackingKind::File.backing();
-        let open = |half: &str| {
-            backing
-                .open_existing(&self.file_path(name, half))
-                .map_err(|e| Error::os("open a segment", e))
-        };
-        let control = open("control")?;
-        let whole = |segment: &Segment| MapPlan::whole(segment.len_bytes());
-        let header = {
-            let mapped = Mapping::map(&control, Access::ReadOnly, whole(&control))
-                .map_err(|e| Error::os("map CONTROL", e))?;
-            goumem_shm::header::read(&mapped, goumem_shm::header::SegmentRole::Control)?
-        };
-        if header.state == PoolState::Destroying {
-            return self.remove_files(name);
-        }
-        let data = open("data")?;
-        let pool_name = PoolName::try_from(header.name.as_str())
-            .ok()
-            .filter(|found| found.as_str() == name)
-            .ok_or(Error::Invariant { what: "a pool's file has its name" })?;
-        let permissions = Permissions { uid: header.uid, gid: header.gid, mode: header.mode };
-        let id = header.pool_id;
-        let taken = {
-            let registry = self.registry();
-            registry.has_id(id) || registry.by_name(name).is_ok()
-        };
-        if taken {
-            return Err(Error::PoolExists { name: name.to_owned() });
-        }
-        self.shared.budget.record(2 * HEADER_BYTES);
-        let mut control_tables = TablePages::default();
-        control_tables.insert(&(0..HEADER_BYTES));
-        let mut data_tables = TablePages::default();
-        data_tables.insert(&(0..HEADER_BYTES));
-        let pool = match header.kind {
-            PoolKind::Blocks => {
-                let geometry = goumem_shm::pool_geometry(header.units)?;
-                require_length(&data, geometry.data_bytes())?;
-                require_length(&control, geometry.control_bytes())?;
-                let (c, d) = map(&control, &data, data_plan(&geometry), geometry.control_bytes())?;
-                let (memory, _) = PoolMemory::open(c, d)?;
-                let capacity_pages = PageCount::for_bytes(header.unit_bytes)
-                    .filter(|&pages| pages <= geometry.n_pages())
-                    .unwrap_or_else(|| geometry.n_pages());
-                let parts = PoolParts {
-                    id,
-                    name: pool_name,
-                    backing: Backing::File,
-                    permissions,
-                    capacity_pages,
-                    memory,
-                    control,
-                    data,
-                    data_tables,
-                    control_tables,
-                };
-                AnyPool::Blocks(Arc::new(recover(parts, Arc::clone(&self.shared), now)?))
-            }
-            PoolKind::Arenas => {
-                let geometry = ArenaGeometry::new(header.units, header.unit_bytes)?;
-                require_length(&data, geometry.data_bytes())?;
-                require_length(&control, geometry.control_bytes())?;
-                let payload = geometry.payload_range();
-                let tables = geometry.guard_range().start;
-                let plan = arena_data_plan(&geometry);
-                let (c, d) = map(&control, &data, plan, geometry.control_bytes())?;
-                let (memory, _) = ArenaMemory::open(c, d)?;
-                self.shared.budget.record(payload.end - payload.start + tables - HEADER_BYTES);
-                self.shared.quotas.record(permissions.uid, payload.end - payload.start);
-                let parts = ArenaPoolParts {
-                    id,
-                    name: pool_name,
-                    backing: Backing::File,
-                    permissions,
-                    memory,
-                    control,
-                    data,
-                    control_tables,
-                    data_table_bytes: tables,
-                };
-                let pool = ArenaPool::new(parts, Arc::clone(&self.shared));
-                pool.recover();
-                AnyPool::Arenas(Arc::new(pool))
-            }
-        };
-        tracing::info!(pool = name, id = %id, "file-backed pool opened again");
-        self.registry().insert(pool);
-        Ok(())
-    }
-
     fn reserve_id(&self, name: &str) -> Result<PoolId, Error> {
         let mut registry = self.registry();
         registry.require_room(name, self.limits.max_pools)?;
@@ -328,8 +206,7 @@ impl Core {
             Backing::File => BackingKind::File,
         };
         if backing == Backing::File {
-            std::fs::create_dir_all(&self.limits.data_dir)
-                .map_err(|e| Error::os("make the data directory", e))?;
+            self.own_data_dir()?;
         }
         let create = |half: &str, len_bytes: u64| {
             let label = format!("goumem-{name}-{half}");
@@ -372,27 +249,6 @@ impl Core {
         }
     }
 
-    fn file_stem(&self, name: &str, half: &str) -> PathBuf {
-        self.limits.data_dir.join(format!("{name}.{half}"))
-    }
-
-    fn file_path(&self, name: &str, half: &str) -> PathBuf {
-        self.limits.data_dir.join(format!("{name}.{half}.goumem"))
-    }
-
-    /// Removes the files of a pool that is not served, CONTROL last, which tells why.
-    fn remove_files(&self, name: &str) -> Result<(), Error> {
-        for half in ["data", "control"] {
-            match std::fs::remove_file(self.file_path(name, half)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(Error::os("remove a segment", error));
-                }
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
     fn commit(
         &self,
         segment: &Segment,
@@ -408,7 +264,7 @@ impl Core {
     }
 }
 
-fn map(
+pub(super) fn map(
     control: &Segment,
     data: &Segment,
     data_plan: MapPlan,
@@ -419,28 +275,6 @@ fn map(
     let data = Mapping::map(data, Access::ReadWrite, data_plan)
         .map_err(|e| Error::os("map DATA", e))?;
     Ok((control, data))
-}
-
-/// A truncated file would fault at the first touch behind its end.
-fn require_length(segment: &Segment, expected_bytes: u64) -> Result<(), Error> {
-    if segment.len_bytes() >= expected_bytes {
-        return Ok(());
-    }
-    let found_bytes = segment.len_bytes();
-    Err(goumem_shm::SegmentRefusal::Truncated { expected_bytes, found_bytes }.into())
-}
-
-/// Whether a CONTROL file is of a pool whose creation was interrupted. Its magic is stored last,
-/// and whoever has flushed a pool has flushed its magic too: nothing was promised of this one.
-fn is_unfinished(control: &Path) -> bool {
-    match std::fs::symlink_metadata(control) {
-        Ok(found) if found.is_file() && found.len() == 0 => return true,
-        Ok(found) if found.is_file() => {}
-        _ => return false,
-    }
-    let mut magic = [0xff; 8];
-    let read = File::open(control).and_then(|mut file| file.read_exact(&mut magic));
-    read.is_ok() && magic == [0; 8]
 }
 
 fn remove(control: &Segment, data: &Segment) {

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use goumem_alloc::{Handle, PoolId};
 use goumem_proto::model::{
     Access, Alloc, AllocBatch, Allocated, AllocatedBatch, BlockInfo, CreatePool, DestroyPool,
-    Event, FlushPool, Free, FreeBatch, FreedBatch, HandleReply, HandleRequest, KeptBlock, Lease,
+    Event, FlushPool, Free, FreeBatch, FreedBatch, HandleReply, HandleRequest, Holder, KeptBlock,
+    Lease,
     ListKept, Lookup, OpenPool, OpenedPool, PoolInfo, PoolStat, Publish, PurgePool, PurgedPool,
     Realloc, ReturnSpans, ReturnedSpans, SetCapacity, SpanInfo, StatPool, Withdraw,
 };
@@ -114,9 +115,12 @@ impl Core {
             permission::require_owner(caller, &pool.permissions, || {
                 format!("destroy pool {}", pool.name)
             })?;
-            let sessions = pool.destroy();
+            // Whoever comes second finds no pool of that name, or soon another.
+            let sessions = pool.destroy().ok_or_else(|| Error::PoolNotFound {
+                pool: request.name.to_string(),
+            })?;
             tracing::info!(pool = %pool.name, "pool destroyed");
-            self.let_go(request.name.as_str(), pool.id, &sessions);
+            self.let_go(&AnyPool::Blocks(pool), &sessions);
             Ok(())
         };
         match &caller.session {
@@ -155,11 +159,7 @@ impl Core {
         let pool = self.blocks_named(request.name.as_str())?;
         pool.require(caller, Access::ReadOnly)?;
         let mut stat = pool.stat(caller, now);
-        for holder in &mut stat.top_holders {
-            if let Some(session) = self.sessions.by_number(holder.session) {
-                holder.pid = session.pid;
-            }
-        }
+        self.name_processes(&mut stat.top_holders);
         Ok(stat)
     }
 
@@ -463,25 +463,31 @@ impl Core {
         Ok(PurgedPool { purged_bytes: pool.purge(Duration::ZERO, now) })
     }
 
-    pub(super) fn let_go(
-        &self,
-        name: &str,
-        pool_id: PoolId,
-        sessions: &[goumem_alloc::SessionNumber],
-    ) {
-        let mut registry = self.registry();
-        registry.remove_name(name);
-        registry.drop_gone();
-        drop(registry);
-        self.tell(sessions, Event::PoolDestroyed { pool_id });
+    /// Takes the name of a destroyed pool away and tells those who map it.
+    pub(super) fn let_go(&self, pool: &AnyPool, sessions: &[goumem_alloc::SessionNumber]) {
+        self.registry().remove_name(pool.name(), pool.id());
+        self.drop_if_gone(pool);
+        self.tell(sessions, Event::PoolDestroyed { pool_id: pool.id() });
     }
 
     /// Asks whoever sits on idle spans of a full pool to give them back; the caller tries again.
-    fn or_pressure<T>(&self, pool: &Pool, outcome: Result<T, Error>) -> Result<T, Error> {
+    fn or_pressure<T>(&self, pool: &Pool, mut outcome: Result<T, Error>) -> Result<T, Error> {
         if let Err(Error::PoolExhausted { .. } | Error::BudgetExhausted { .. }) = &outcome {
             self.tell(&pool.lessees(), Event::Pressure { pool_id: pool.id });
         }
+        if let Err(Error::PoolExhausted { top_holders, .. }) = &mut outcome {
+            self.name_processes(top_holders);
+        }
         outcome
+    }
+
+    /// Fills in the pids of holders, which a pool does not know.
+    fn name_processes(&self, holders: &mut [Holder]) {
+        for holder in holders {
+            if let Some(session) = self.sessions.by_number(holder.session) {
+                holder.pid = session.pid;
+            }
+        }
     }
 
     fn writable(&self, caller: &Caller, id: PoolId) -> Result<Arc<Pool>, Error> {

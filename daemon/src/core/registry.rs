@@ -31,7 +31,7 @@ impl AnyPool {
         }
     }
 
-    fn is_gone(&self) -> bool {
+    pub(super) fn is_gone(&self) -> bool {
         match self {
             Self::Blocks(pool) => pool.is_gone(),
             Self::Arenas(pool) => pool.is_gone(),
@@ -57,17 +57,26 @@ pub(super) struct Registry {
 
 impl Registry {
     pub(super) fn counts(&self) -> (usize, usize) {
-        let pools = self.by_name.values().filter(|p| matches!(p, AnyPool::Blocks(_))).count();
+        let pools = self
+            .by_name
+            .values()
+            .filter(|p| matches!(p, AnyPool::Blocks(_)))
+            .count();
         (pools, self.by_name.len() - pools)
     }
 
     /// Refuses a name that is taken, and a pool beyond the limit.
     pub(super) fn require_room(&self, name: &str, limit: u32) -> Result<(), Error> {
         if self.by_name.contains_key(name) {
-            return Err(Error::PoolExists { name: name.to_owned() });
+            return Err(Error::PoolExists {
+                name: name.to_owned(),
+            });
         }
         if self.by_id.len() as u64 >= u64::from(limit) {
-            return Err(Error::TooMany { table: Table::Pools, limit: limit.into() });
+            return Err(Error::TooMany {
+                table: Table::Pools,
+                limit: limit.into(),
+            });
         }
         Ok(())
     }
@@ -97,17 +106,23 @@ impl Registry {
 
     pub(super) fn by_id(&self, id: PoolId) -> Result<AnyPool, Error> {
         let pool = self.by_id.get(&id).cloned();
-        pool.ok_or_else(|| Error::PoolNotFound { pool: id.to_string() })
+        pool.ok_or_else(|| Error::PoolNotFound {
+            pool: id.to_string(),
+        })
     }
 
     pub(super) fn by_name(&self, name: &str) -> Result<AnyPool, Error> {
         let pool = self.by_name.get(name).cloned();
-        pool.ok_or_else(|| Error::PoolNotFound { pool: name.to_owned() })
+        pool.ok_or_else(|| Error::PoolNotFound {
+            pool: name.to_owned(),
+        })
     }
 
-    /// Takes the name away.
-    pub(super) fn remove_name(&mut self, name: &str) {
-        self.by_name.remove(name);
+    /// Takes a pool's name away, unless another pool has it by now.
+    pub(super) fn remove_name(&mut self, name: &str, id: PoolId) {
+        if self.by_name.get(name).is_some_and(|pool| pool.id() == id) {
+            self.by_name.remove(name);
+        }
     }
 
     pub(super) fn has_id(&self, id: PoolId) -> bool {
@@ -126,14 +141,8 @@ impl Registry {
         pools
     }
 
-    /// Lets go of destroyed pools that nobody maps any more.
-    pub(super) fn drop_gone(&mut self) {
-        self.by_id.retain(|_, pool| {
-            let gone = pool.is_gone();
-            if gone {
-                pool.dismantle();
-            }
-            !gone
-        });
+    /// Lets go of a pool that is gone; returns whether this call did.
+    pub(super) fn remove(&mut self, id: PoolId) -> bool {
+        self.by_id.remove(&id).is_some()
     }
 }

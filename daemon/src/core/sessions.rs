@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use goumem_alloc::{PoolId, SessionNumber};
 use goumem_proto::model::{
-    Access, ClosedSession, CloseSession, Event, KillSession, OpenSession, OpenedSession,
+    Access, CloseSession, ClosedSession, Event, KillSession, OpenSession, OpenedSession,
     RenewedSession, ResumedSession, SessionInfo, Unmap,
 };
 use std::os::fd::OwnedFd;
@@ -27,7 +27,9 @@ impl Core {
         request: OpenSession,
         now: Instant,
     ) -> Result<OpenedSession, Error> {
-        let session = self.sessions.open(caller, request.label, request.ttl, now)?;
+        let session = self
+            .sessions
+            .open(caller, request.label, request.ttl, now)?;
         if let Some(pidfd) = &session.watched
             && let Err(source) = self.watch.add(pidfd, session.serial)
         {
@@ -106,21 +108,34 @@ impl Core {
         request: KillSession,
         now: Instant,
     ) -> Result<(), Error> {
-        let not_found = || Error::SessionNotFound { session: request.session };
-        let session = self.sessions.by_number(request.session).ok_or_else(not_found)?;
-        if request.serial.is_some_and(|serial| serial.get() != session.serial) {
+        let not_found = || Error::SessionNotFound {
+            session: request.session,
+        };
+        let session = self
+            .sessions
+            .by_number(request.session)
+            .ok_or_else(not_found)?;
+        if request
+            .serial
+            .is_some_and(|serial| serial.get() != session.serial)
+        {
             return Err(not_found());
         }
         let same_user = caller.local && caller.uid == session.uid;
         if !permission::is_root(caller) && !same_user {
-            return Err(permission::denied(caller, format!("kill session {}", session.number)));
+            return Err(permission::denied(
+                caller,
+                format!("kill session {}", session.number),
+            ));
         }
         match &session.pidfd {
             Some(pidfd) => {
                 tracing::warn!(
                     session = %session.number, pid = session.pid, by = caller.uid, "session killed"
                 );
-                pidfd.kill().map_err(|e| Error::os("kill a session's process", e))
+                pidfd
+                    .kill()
+                    .map_err(|e| Error::os("kill a session's process", e))
             }
             None => {
                 self.end_session(&session, "killed", now);
@@ -139,12 +154,19 @@ impl Core {
         let mut sessions: Vec<Arc<Session>> = self.sessions.all();
         sessions.retain(|session| sees_all || (caller.local && session.uid == caller.uid));
         sessions.sort_by_key(|session| session.serial);
-        Ok(sessions.iter().map(|session| self.session_info(session, now)).collect())
+        Ok(sessions
+            .iter()
+            .map(|session| self.session_info(session, now))
+            .collect())
     }
 
     /// Sweeps the session with that serial, whose process has died.
     pub fn session_died(&self, serial: u64, now: Instant) {
-        let dead = self.sessions.all().into_iter().find(|session| session.serial == serial);
+        let dead = self
+            .sessions
+            .all()
+            .into_iter()
+            .find(|session| session.serial == serial);
         if let Some(session) = dead {
             self.end_session(&session, "died", now);
         }
@@ -192,11 +214,11 @@ impl Core {
     pub fn unmap(&self, caller: &Caller, request: Unmap, _now: Instant) -> Result<(), Error> {
         let session = caller.session()?;
         let pool = self.registry().by_id(request.pool_id)?;
-        match pool {
+        match &pool {
             AnyPool::Blocks(pool) => pool.unmap(session),
             AnyPool::Arenas(pool) => pool.unmap(session),
         }
-        self.registry().drop_gone();
+        self.drop_if_gone(&pool);
         Ok(())
     }
 
@@ -232,11 +254,11 @@ impl Core {
         session.unsubscribe();
         let pools = self.registry().all();
         let mut reclaimed_bytes = 0;
-        for pool in pools {
+        for pool in &pools {
             reclaimed_bytes += match pool {
                 AnyPool::Blocks(pool) => {
                     let bytes = pool.sweep(session, now);
-                    self.note_freed(&pool, now);
+                    self.note_freed(pool, now);
                     bytes
                 }
                 AnyPool::Arenas(pool) => pool.sweep(session),
@@ -247,7 +269,7 @@ impl Core {
             let _ = self.watch.remove(pidfd);
         }
         self.sessions.forget(session);
-        self.registry().drop_gone();
+        pools.iter().for_each(|pool| self.drop_if_gone(pool));
         tracing::info!(
             session = %session.number, pid = session.pid, reclaimed_bytes, "session {why}"
         );
@@ -270,7 +292,11 @@ impl Core {
         if blocks == 0 && leased_bytes == 0 && arenas == 0 {
             Ok(())
         } else {
-            Err(Error::BlocksOutstanding { blocks, arenas, leased_bytes })
+            Err(Error::BlocksOutstanding {
+                blocks,
+                arenas,
+                leased_bytes,
+            })
         }
     }
 

@@ -4,7 +4,8 @@ use std::time::Instant;
 
 use goumem_alloc::{Handle, Offset, PageCount, PageIndex, Placement, SessionNumber};
 use goumem_proto::model::{
-    Alloc, AllocBatch, BlockInfo, BlockSpec, FreeBatch, FreeFailure, FreedBatch, Realloc,
+    Alloc, AllocBatch, BlockInfo, BlockSpec, CountedSpec, FreeBatch, FreeFailure, FreedBatch,
+    Realloc,
 };
 use goumem_shm::LeasedSpan;
 use goumem_shm::pool_memory::BlockPlace;
@@ -22,7 +23,12 @@ impl Pool {
     /// # Errors
     /// `SessionRequired`, `SessionExpired`, `PoolDestroyed`, `PoolExhausted`, `QuotaExceeded`,
     /// `BudgetExhausted`, `NoSpace`.
-    pub fn alloc(&self, caller: &Caller, request: &Alloc, now: Instant) -> Result<BlockInfo, Error> {
+    pub fn alloc(
+        &self,
+        caller: &Caller,
+        request: &Alloc,
+        now: Instant,
+    ) -> Result<BlockInfo, Error> {
         let session = caller.session()?;
         session.once(request.request_id, || {
             let mut state = self.lock();
@@ -50,19 +56,16 @@ impl Pool {
             self.require_usable(&state)?;
             let n_blocks = usize::try_from(request.n_blocks()).unwrap_or(0);
             let mut handles = Vec::with_capacity(n_blocks);
-            for counted in &request.specs {
-                for _ in 0..counted.count {
-                    match self.alloc_one(&mut state, session, counted.spec, now) {
-                        Ok(block) => handles.push(block.handle),
-                        Err(error) => {
-                            let error = self.with_holders(&state, caller, error);
-                            for handle in handles {
-                                // Just made and known to nobody, so the free cannot fail.
-                                let _ = self.free_one(&mut state, handle, now);
-                            }
-                            return Err(error);
-                        }
+            for &CountedSpec { spec, count } in &request.specs {
+                let each = |handle| handles.push(handle);
+                let allocated = self.alloc_some(&mut state, session, spec, count, now, each);
+                if let Err(error) = allocated {
+                    let error = self.with_holders(&state, caller, error);
+                    for handle in handles {
+                        // Just made and known to nobody, so the free cannot fail.
+                        let _ = self.free_one(&mut state, handle, now);
                     }
+                    return Err(error);
                 }
             }
             Ok(handles)
@@ -100,7 +103,10 @@ impl Pool {
         session.once(request.request_id, || {
             let mut state = self.lock();
             session.require_live()?;
-            let mut batch = FreedBatch { freed: 0, failures: Vec::new() };
+            let mut batch = FreedBatch {
+                freed: 0,
+                failures: Vec::new(),
+            };
             for (index, &handle) in request.handles.iter().enumerate() {
                 match self.free_one(&mut state, handle, now) {
                     Ok(()) => batch.freed += 1,
@@ -133,7 +139,10 @@ impl Pool {
             let old = self.memory.checked_shape(&at)?;
             let start = at.offset.get();
             if request.size_bytes <= at.usable_bytes() && !at.class.is_large() {
-                let shape = Shape { length_bytes: request.size_bytes, ..old };
+                let shape = Shape {
+                    length_bytes: request.size_bytes,
+                    ..old
+                };
                 if request.size_bytes > old.length_bytes {
                     let tail = start + old.length_bytes..start + request.size_bytes;
                     self.zero(tail)?;
@@ -206,36 +215,68 @@ impl Pool {
         spec: BlockSpec,
         now: Instant,
     ) -> Result<BlockInfo, Error> {
+        let mut block = None;
+        let each = |handle| block = Some(handle);
+        let used_bytes = self.alloc_some(state, session, spec, 1, now, each)?;
+        Ok(BlockInfo {
+            handle: block.ok_or(Error::Invariant {
+                what: "one block was allocated",
+            })?,
+            size_bytes: spec.size_bytes,
+            used_bytes,
+            type_tag: spec.type_tag,
+        })
+    }
+
+    /// Allocates `count` blocks of one kind; returns how many bytes each takes. After an error
+    /// those that `each` was told of are there.
+    fn alloc_some(
+        &self,
+        state: &mut PoolState,
+        session: &Session,
+        spec: BlockSpec,
+        count: u32,
+        now: Instant,
+        mut each: impl FnMut(Handle),
+    ) -> Result<u64, Error> {
         let want = match spec.placement() {
-            Ok(Placement::Class(class)) => {
-                Want { requested_bytes: spec.size_bytes, ..Want::class(class) }
-            }
+            Ok(Placement::Class(class)) => Want {
+                requested_bytes: spec.size_bytes,
+                ..Want::class(class)
+            },
             Ok(Placement::Large { .. }) => large(spec.size_bytes, spec.align_bytes)?,
-            Err(_) => return Err(Error::Invariant { what: "specs are checked at the edge" }),
+            Err(_) => {
+                return Err(Error::Invariant {
+                    what: "specs are checked at the edge",
+                });
+            }
         };
         let used_bytes = if want.class.is_large() {
             want.pages.bytes()
         } else {
             want.class.stride_bytes()
         };
-        self.shared.quotas.charge(session.uid, used_bytes)?;
-        let allocated = self.take_block(state, want, session.number, spec, now);
-        match allocated {
-            Ok(handle) => {
-                let charge = Charge { uid: session.uid, bytes: used_bytes };
-                state.charges.insert(handle.offset(), charge);
-                Ok(BlockInfo {
-                    handle,
-                    size_bytes: spec.size_bytes,
-                    used_bytes,
-                    type_tag: spec.type_tag,
-                })
-            }
-            Err(error) => {
-                self.shared.quotas.discharge(session.uid, used_bytes);
-                Err(error)
+        state.mapped_by.note_use(session.number);
+        self.charge(state, session.uid, used_bytes * u64::from(count))?;
+        for n_done in 0..count {
+            match self.take_block(state, want, session.number, spec, now) {
+                Ok(handle) => {
+                    let charge = Charge {
+                        uid: session.uid,
+                        bytes: used_bytes,
+                    };
+                    // One may stand: the block was freed through a mapping.
+                    self.replace_charge(state, handle.offset(), charge);
+                    each(handle);
+                }
+                Err(error) => {
+                    let unused = used_bytes * u64::from(count - n_done);
+                    self.shared.quotas.discharge(session.uid, unused);
+                    return Err(error);
+                }
             }
         }
+        Ok(used_bytes)
     }
 
     /// Takes a free block of the daemon's heap and exports it for `owner`.
@@ -247,20 +288,29 @@ impl Pool {
         spec: BlockSpec,
         now: Instant,
     ) -> Result<Handle, Error> {
-        let mut block = state.local.alloc(want.class).filter(|_| !want.class.is_large());
+        // A large block has a span of its own, of its own length.
+        let mut block = if want.class.is_large() {
+            None
+        } else {
+            state.local.alloc(want.class)
+        };
         if block.is_none() {
             let (lease, survivors) = self.grant(state, want, Lessee::DAEMON, now)?;
-            let span =
-                LeasedSpan::attach(&self.memory, lease, SessionNumber::DAEMON, survivors)?;
+            let span = LeasedSpan::attach(&self.memory, lease, SessionNumber::DAEMON, survivors)?;
             state.local.insert(span);
-            block = state.local.alloc(want.class);
+            block = state.local.alloc_in(lease.first_page);
         }
-        let mut block = block.ok_or(Error::Invariant { what: "a granted span has a free block" })?;
-        // A block whose earlier charge was not taken back yet: it was freed through a mapping.
-        self.discharge(state, block.offset());
+        let mut block = block.ok_or(Error::Invariant {
+            what: "a granted span has a free block",
+        })?;
         block.fill_zero(spec.size_bytes);
-        let shape = Shape { type_tag: spec.type_tag, length_bytes: spec.size_bytes };
-        block.export(owner, shape).map_err(|(_, error)| error.into())
+        let shape = Shape {
+            type_tag: spec.type_tag,
+            length_bytes: spec.size_bytes,
+        };
+        block
+            .export(owner, shape)
+            .map_err(|(_, error)| error.into())
     }
 
     pub(super) fn free_one(
@@ -270,7 +320,7 @@ impl Pool {
         now: Instant,
     ) -> Result<(), Error> {
         let at = self.memory.locate(handle)?;
-        let freed = self.memory.free(handle)?;
+        let freed = self.memory.free_at(&at, handle)?;
         self.drop_keep_records(state, handle.offset());
         if freed == Freed::Free {
             self.block_is_free(state, &at, now);
@@ -293,9 +343,61 @@ impl Pool {
         }
     }
 
+    /// Charges a user, after a look for what was freed unnoticed if its quota is spent.
+    pub(super) fn charge(&self, state: &mut PoolState, uid: u32, bytes: u64) -> Result<(), Error> {
+        if self.shared.quotas.charge(uid, bytes).is_ok() {
+            return Ok(());
+        }
+        self.drop_stale_charges(state);
+        self.shared.quotas.charge(uid, bytes)
+    }
+
+    /// Notes a charge that the user's quota has taken, in place of what stood for the block.
+    pub(super) fn replace_charge(&self, state: &mut PoolState, offset: Offset, charge: Charge) {
+        if let Some(earlier) = state.charges.insert(offset, charge) {
+            self.shared.quotas.discharge(earlier.uid, earlier.bytes);
+        }
+    }
+
+    /// Takes a step that gives a block to another user, who pays for it from then on. Without the
+    /// step nothing changes hands.
+    pub(super) fn paid_by<T>(
+        &self,
+        state: &mut PoolState,
+        at: &BlockPlace,
+        uid: u32,
+        step: impl FnOnce(&mut PoolState) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        // Everywhere else it is whoever pays for the span.
+        let by_block = at.lessee == SessionNumber::DAEMON;
+        if !by_block
+            || state
+                .charges
+                .get(at.offset)
+                .is_some_and(|charge| charge.uid == uid)
+        {
+            return step(state);
+        }
+        let charge = Charge {
+            uid,
+            bytes: used_bytes(at),
+        };
+        self.charge(state, uid, charge.bytes)?;
+        match step(state) {
+            Ok(done) => {
+                self.replace_charge(state, at.offset, charge);
+                Ok(done)
+            }
+            Err(error) => {
+                self.shared.quotas.discharge(uid, charge.bytes);
+                Err(error)
+            }
+        }
+    }
+
     /// Takes back the charge for a block, if one stands.
     pub(super) fn discharge(&self, state: &mut PoolState, offset: Offset) {
-        if let Some(charge) = state.charges.remove(&offset) {
+        if let Some(charge) = state.charges.remove(offset) {
             self.shared.quotas.discharge(charge.uid, charge.bytes);
         }
     }
@@ -307,25 +409,18 @@ impl Pool {
         first: PageIndex,
         pages: PageCount,
     ) {
-        for offset in self.charged_in(state, first, pages) {
-            self.discharge(state, offset);
+        let start = self.memory.geometry().page_offset(first);
+        let end = Offset::new(start.get() + pages.bytes());
+        for charge in state.charges.remove_span(start..end) {
+            self.shared.quotas.discharge(charge.uid, charge.bytes);
         }
     }
 
-    /// Returns the charged blocks of a span.
-    pub(super) fn charged_in(
-        &self,
-        state: &PoolState,
-        first: PageIndex,
-        pages: PageCount,
-    ) -> Vec<Offset> {
-        let start = self.memory.geometry().page_offset(first);
-        let end = Offset::new(start.get() + pages.bytes());
-        state.charges.range(start..end).map(|(&offset, _)| offset).collect()
-    }
-
     fn zero(&self, range: std::ops::Range<u64>) -> Result<(), Error> {
-        self.memory.data().fill_zero(range).map_err(|e| Error::os("zero a block", e))
+        self.memory
+            .data()
+            .fill_zero(range)
+            .map_err(|e| Error::os("zero a block", e))
     }
 
     /// Copies the first bytes of one block into another, a piece at a time.
@@ -335,7 +430,9 @@ impl Pool {
         let mut done = 0;
         while done < length_bytes {
             let piece = usize::try_from(PIECE.min(length_bytes - done)).unwrap_or(0);
-            let Some(bytes) = buffer.get_mut(..piece) else { break };
+            let Some(bytes) = buffer.get_mut(..piece) else {
+                break;
+            };
             self.memory.read(from, done, bytes)?;
             self.memory.write(to, done, bytes)?;
             done += piece as u64;
@@ -346,7 +443,20 @@ impl Pool {
 
 /// Describes a block.
 pub(super) fn block_info(handle: Handle, shape: Shape, at: &BlockPlace) -> BlockInfo {
-    let used_bytes =
-        if at.class.is_large() { at.pages.bytes() } else { at.class.stride_bytes() };
-    BlockInfo { handle, size_bytes: shape.length_bytes, used_bytes, type_tag: shape.type_tag }
+    let used_bytes = used_bytes(at);
+    BlockInfo {
+        handle,
+        size_bytes: shape.length_bytes,
+        used_bytes,
+        type_tag: shape.type_tag,
+    }
+}
+
+/// Returns what a block takes of the pool.
+fn used_bytes(at: &BlockPlace) -> u64 {
+    if at.class.is_large() {
+        at.pages.bytes()
+    } else {
+        at.class.stride_bytes()
+    }
 }

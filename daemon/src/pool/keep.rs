@@ -11,7 +11,7 @@ use goumem_shm::slot::SlotState;
 
 use super::block::block_info;
 use super::records::{RecordIndex, record_range};
-use super::{Charge, Pool, PoolState};
+use super::{Pool, PoolState};
 use crate::error::Error;
 use crate::session::Session;
 
@@ -39,12 +39,7 @@ impl Pool {
     ///
     /// # Errors
     /// As `keep`; `NameExists`.
-    pub fn publish(
-        &self,
-        session: &Session,
-        request: &Publish,
-        now: Instant,
-    ) -> Result<(), Error> {
+    pub fn publish(&self, session: &Session, request: &Publish, now: Instant) -> Result<(), Error> {
         session.once(request.request_id, || {
             let mut state = self.lock();
             session.require_live()?;
@@ -79,7 +74,9 @@ impl Pool {
     /// `NameNotFound`, `Access`.
     pub fn lookup(&self, name: &BlockName) -> Result<BlockInfo, Error> {
         let mut state = self.lock();
-        let (_, record) = self.named(&mut state, name.as_str()).ok_or_else(|| self.no_name(name))?;
+        let (_, record) = self
+            .named(&mut state, name.as_str())
+            .ok_or_else(|| self.no_name(name))?;
         drop(state);
         self.resolve(self.memory.handle(record.generation, record.offset))
     }
@@ -98,14 +95,18 @@ impl Pool {
             let mut state = self.lock();
             session.require_live()?;
             let name = request.name.as_str();
-            let (index, record) =
-                self.named(&mut state, name).ok_or_else(|| self.no_name(&request.name))?;
+            let (index, record) = self
+                .named(&mut state, name)
+                .ok_or_else(|| self.no_name(&request.name))?;
             let handle = self.memory.handle(record.generation, record.offset);
             if request.free {
                 self.free_one(&mut state, handle, now)?;
                 return Ok(handle);
             }
-            let unnamed = Record { name: String::new(), ..record };
+            let unnamed = Record {
+                name: String::new(),
+                ..record
+            };
             // The nameless record first: without any, the block would not survive a crash.
             self.commit_record(&mut state, unnamed, now)?;
             self.drop_record(&mut state, index);
@@ -127,7 +128,11 @@ impl Pool {
                     "" => None,
                     name => Some(BlockName::try_from(name).ok()?),
                 };
-                Some(KeptBlock { block: block_info(handle, shape, &at), name, uid: record.uid })
+                Some(KeptBlock {
+                    block: block_info(handle, shape, &at),
+                    name,
+                    uid: record.uid,
+                })
             })
             .collect()
     }
@@ -145,9 +150,13 @@ impl Pool {
         session.once(request_id, || {
             let mut state = self.lock();
             session.require_live()?;
-            self.memory.adopt(handle, session.number)?;
-            self.drop_keep_records(&mut state, handle.offset());
-            Ok(handle)
+            state.mapped_by.note_use(session.number);
+            let at = self.memory.locate(handle)?;
+            self.paid_by(&mut state, &at, session.uid, |state| {
+                self.memory.adopt(handle, session.number)?;
+                self.drop_keep_records(state, handle.offset());
+                Ok(handle)
+            })
         })
     }
 
@@ -165,14 +174,17 @@ impl Pool {
             let mut state = self.lock();
             session.require_live()?;
             let at = self.memory.locate(handle)?;
+            state.mapped_by.note_use(session.number);
             self.memory.note(at.first_page).set_holds_adopted();
-            let (generation, _) = self
-                .memory
-                .slot(&at)
-                .take(handle.generation(), session.number)
-                .map_err(|refusal| self.memory.refusal(refusal, handle))?;
-            self.drop_keep_records(&mut state, handle.offset());
-            Ok(self.memory.handle(generation, at.offset))
+            self.paid_by(&mut state, &at, session.uid, |state| {
+                let (generation, _) = self
+                    .memory
+                    .slot(&at)
+                    .take(handle.generation(), session.number)
+                    .map_err(|refusal| self.memory.refusal(refusal, handle))?;
+                self.drop_keep_records(state, handle.offset());
+                Ok(self.memory.handle(generation, at.offset))
+            })
         })
     }
 
@@ -187,27 +199,22 @@ impl Pool {
         now: Instant,
     ) -> Result<(), Error> {
         let at = self.memory.resolve(handle)?;
-        let shape = self.memory.checked_shape(&at)?;
+        self.memory.checked_shape(&at)?;
         let slot = self.memory.slot(&at);
         let word = slot.load();
         if word.state() == Some(SlotState::Shared) && word.owner() != session.number {
             let owner = word.owner();
             return Err(goumem_shm::AccessError::NotOwner { handle, owner }.into());
         }
-        let earlier: Vec<RecordIndex> = state
+        // Those of earlier generations are of blocks that were freed through a mapping.
+        let earlier: Vec<(RecordIndex, bool)> = state
             .records
             .at(handle.offset(), RecordKind::Keep)
-            .filter(|(_, record)| record.generation == handle.generation())
-            .map(|(index, _)| index)
+            .map(|(index, record)| (index, record.generation == handle.generation()))
             .collect();
-        if !earlier.is_empty() && name.is_none() {
-            return Ok(()); // kept already
-        }
-        // A kept block without a lessee must be paid for by its user.
-        let charged = at.lessee.is_client() || state.charges.contains_key(&handle.offset());
-        let bytes = block_info(handle, shape, &at).used_bytes;
-        if !charged {
-            self.shared.quotas.charge(session.uid, bytes)?;
+        let kept_already = earlier.iter().any(|&(_, same_life)| same_life);
+        if kept_already && name.is_none() {
+            return Ok(());
         }
         let record = Record {
             kind: RecordKind::Keep,
@@ -220,30 +227,18 @@ impl Pool {
             writable: true,
             name: name.map(ToString::to_string).unwrap_or_default(),
         };
-        let kept = self.commit_record(state, record, now).and_then(|index| {
-            slot.keep(handle.generation(), session.number).map_err(|refusal| {
-                self.drop_record(state, index);
-                Error::from(self.memory.refusal(refusal, handle))
-            })
-        });
-        match kept {
-            Ok(()) => {
-                if !charged {
-                    let charge = Charge { uid: session.uid, bytes };
-                    state.charges.insert(handle.offset(), charge);
-                }
-                for index in earlier {
+        self.paid_by(state, &at, session.uid, |state| {
+            let index = self.commit_record(state, record, now)?;
+            slot.keep(handle.generation(), session.number)
+                .map_err(|refusal| {
                     self.drop_record(state, index);
-                }
-                Ok(())
-            }
-            Err(error) => {
-                if !charged {
-                    self.shared.quotas.discharge(session.uid, bytes);
-                }
-                Err(error)
-            }
+                    Error::from(self.memory.refusal(refusal, handle))
+                })
+        })?;
+        for (index, _) in earlier {
+            self.drop_record(state, index);
         }
+        Ok(())
     }
 
     /// Returns the living record with that name; a stale one is dropped.
@@ -279,8 +274,11 @@ impl Pool {
     }
 
     pub(super) fn drop_keep_records(&self, state: &mut PoolState, offset: Offset) {
-        let records: Vec<RecordIndex> =
-            state.records.at(offset, RecordKind::Keep).map(|(index, _)| index).collect();
+        let records: Vec<RecordIndex> = state
+            .records
+            .at(offset, RecordKind::Keep)
+            .map(|(index, _)| index)
+            .collect();
         for index in records {
             self.drop_record(state, index);
         }
@@ -296,10 +294,9 @@ impl Pool {
         let index = state.records.next_index()?;
         let table = self.memory.geometry().records_range().start;
         self.commit_tables(state, &[], &[record_range(table, index)], now)?;
-        let slot = self
-            .memory
-            .record(index)
-            .ok_or(Error::Invariant { what: "record indices are below the table's end" })?;
+        let slot = self.memory.record(index).ok_or(Error::Invariant {
+            what: "record indices are below the table's end",
+        })?;
         slot.commit(&record);
         state.records.insert(index, record);
         Ok(index)
@@ -314,6 +311,9 @@ impl Pool {
     }
 
     fn no_name(&self, name: &BlockName) -> Error {
-        Error::NameNotFound { pool: self.name.to_string(), name: name.to_string() }
+        Error::NameNotFound {
+            pool: self.name.to_string(),
+            name: name.to_string(),
+        }
     }
 }

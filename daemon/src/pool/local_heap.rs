@@ -1,7 +1,7 @@
 //! The daemon's own local heap: the spans it leases to itself for blocks that are allocated by
 //! RPC. Policy only; which block is free is the business of [`LeasedSpan`].
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use goumem_alloc::{PageIndex, SizeClass};
 use goumem_shm::{LeasedSpan, RawBlock, SpanLease};
@@ -12,7 +12,8 @@ pub(crate) struct LocalHeap {
     spans: BTreeMap<PageIndex, LeasedSpan>,
     /// Whether a span may be empty: it is kept for the next block of its class, for a while.
     may_idle: bool,
-    classes: HashMap<u8, ClassSpans>,
+    /// By class index, as far as there have been spans.
+    classes: Vec<ClassSpans>,
 }
 
 #[derive(Debug, Default)]
@@ -26,7 +27,7 @@ struct ClassSpans {
 impl LocalHeap {
     /// Takes a free block of a class, or returns `None` when the heap needs another span.
     pub(crate) fn alloc(&mut self, class: SizeClass) -> Option<RawBlock> {
-        let spans = self.classes.get_mut(&class.index())?;
+        let spans = self.classes.get_mut(usize::from(class.index()))?;
         if spans.available.is_empty() {
             // Blocks freed through a mapping only left a hint. Looking at every span each time
             // would make n allocations of one-block spans cost n²; so look as often as doubles.
@@ -36,7 +37,7 @@ impl LocalHeap {
                 self.collect_class(class, false);
             }
         }
-        let spans = self.classes.get_mut(&class.index())?;
+        let spans = self.classes.get_mut(usize::from(class.index()))?;
         while let Some(&first) = spans.available.first() {
             if let Some(span) = self.spans.get_mut(&first)
                 && let Some(block) = span.alloc()
@@ -51,10 +52,27 @@ impl LocalHeap {
         None
     }
 
+    /// Takes a free block of one span.
+    pub(crate) fn alloc_in(&mut self, first: PageIndex) -> Option<RawBlock> {
+        let span = self.spans.get_mut(&first)?;
+        let block = span.alloc();
+        let class = usize::from(span.lease().class.index());
+        if span.free_count() == 0
+            && let Some(spans) = self.classes.get_mut(class)
+        {
+            spans.available.remove(&first);
+        }
+        block
+    }
+
     /// Adds a span that was granted to the daemon.
     pub(crate) fn insert(&mut self, span: LeasedSpan) {
         let lease = span.lease();
-        let spans = self.classes.entry(lease.class.index()).or_default();
+        let class = usize::from(lease.class.index());
+        if self.classes.len() <= class {
+            self.classes.resize_with(class + 1, ClassSpans::default);
+        }
+        let spans = &mut self.classes[class];
         spans.all.insert(lease.first_page);
         spans.available.insert(lease.first_page);
         self.spans.insert(lease.first_page, span);
@@ -67,7 +85,7 @@ impl LocalHeap {
         span.reclaim(slot);
         let lease = span.lease();
         let empty = span.is_empty();
-        let spans = self.classes.get_mut(&lease.class.index())?;
+        let spans = self.classes.get_mut(usize::from(lease.class.index()))?;
         spans.available.insert(first);
         if empty && spans.available.len() == 1 && !lease.class.is_large() {
             self.may_idle = true;
@@ -83,13 +101,19 @@ impl LocalHeap {
         for &first in &firsts {
             if let Some(span) = self.spans.get_mut(&first) {
                 span.collect(true);
-                if span.free_count() > 0 {
-                    let class = span.lease().class.index();
-                    self.classes.entry(class).or_default().available.insert(first);
+                if span.free_count() > 0
+                    && let Some(spans) = self
+                        .classes
+                        .get_mut(usize::from(span.lease().class.index()))
+                {
+                    spans.available.insert(first);
                 }
             }
         }
-        firsts.into_iter().filter_map(|first| self.remove(first)).collect()
+        firsts
+            .into_iter()
+            .filter_map(|first| self.remove(first))
+            .collect()
     }
 
     /// Returns whether `take_empty` may find something.
@@ -102,10 +126,10 @@ impl LocalHeap {
         if !self.spans.get(&first)?.is_empty() {
             return None;
         }
-        let class = self.spans.get(&first)?.lease().class.index();
+        let class = usize::from(self.spans.get(&first)?.lease().class.index());
         match self.spans.remove(&first)?.detach() {
             Ok(lease) => {
-                if let Some(spans) = self.classes.get_mut(&class) {
+                if let Some(spans) = self.classes.get_mut(class) {
                     spans.all.remove(&first);
                     spans.available.remove(&first);
                 }
@@ -119,7 +143,9 @@ impl LocalHeap {
     }
 
     fn collect_class(&mut self, class: SizeClass, thorough: bool) {
-        let Some(spans) = self.classes.get_mut(&class.index()) else { return };
+        let Some(spans) = self.classes.get_mut(usize::from(class.index())) else {
+            return;
+        };
         for first in &spans.all {
             if let Some(span) = self.spans.get_mut(first) {
                 span.collect(thorough);

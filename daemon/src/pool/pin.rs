@@ -8,9 +8,9 @@ use goumem_proto::model::RequestId;
 use goumem_shm::records::{Record, RecordKind};
 use goumem_shm::slot::Unpinned;
 
-use super::records::RecordIndex;
+use super::records::{MAX_PINS, RecordIndex};
 use super::{Pool, PoolState};
-use crate::error::Error;
+use crate::error::{Error, Table};
 use crate::session::Session;
 
 impl Pool {
@@ -29,6 +29,11 @@ impl Pool {
             let mut state = self.lock();
             session.require_live()?;
             let at = self.memory.resolve(handle)?;
+            if state.records.pin_count() >= MAX_PINS {
+                let (table, limit) = (Table::Records, MAX_PINS as u64);
+                return Err(Error::TooMany { table, limit });
+            }
+            state.mapped_by.note_use(session.number);
             let record = Record {
                 kind: RecordKind::Pin,
                 session: session.number,
@@ -64,9 +69,11 @@ impl Pool {
             let mut state = self.lock();
             session.require_live()?;
             if handle.pool() != self.id {
-                return Err(
-                    goumem_shm::AccessError::WrongPool { handle, expected: self.id }.into()
-                );
+                return Err(goumem_shm::AccessError::WrongPool {
+                    handle,
+                    expected: self.id,
+                }
+                .into());
             }
             let index = state
                 .records
@@ -83,7 +90,9 @@ impl Pool {
 
     /// Drops a pin record and, when it was the block's last, the bit.
     pub(super) fn drop_pin(&self, state: &mut PoolState, index: RecordIndex, now: Instant) {
-        let Some(offset) = state.records.get(index).map(|record| record.offset) else { return };
+        let Some(offset) = state.records.get(index).map(|record| record.offset) else {
+            return;
+        };
         self.drop_record(state, index);
         self.settle_pin(state, offset, now);
     }
@@ -93,7 +102,9 @@ impl Pool {
         if state.records.at(offset, RecordKind::Pin).next().is_some() {
             return;
         }
-        let Some(at) = self.memory.block_at(offset) else { return };
+        let Some(at) = self.memory.block_at(offset) else {
+            return;
+        };
         if self.memory.slot(&at).unpin() == Unpinned::Freed {
             self.memory.note(at.first_page).hint_free();
             self.block_is_free(state, &at, now);

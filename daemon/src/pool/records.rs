@@ -21,7 +21,13 @@ pub(crate) struct Records {
     all: BTreeMap<RecordIndex, Record>,
     by_offset: BTreeMap<Offset, BTreeSet<RecordIndex>>,
     by_name: HashMap<String, RecordIndex>,
+    /// By their sessions.
+    pins: BTreeSet<(SessionNumber, RecordIndex)>,
 }
+
+/// How many pins a pool has room for. Whoever may read a pool may pin: the rest of the table is
+/// for those who may write it.
+pub(crate) const MAX_PINS: usize = MAX_RECORDS as usize / 2;
 
 impl Records {
     /// Returns the slot that the next record goes to.
@@ -32,7 +38,10 @@ impl Records {
         match self.free.first() {
             Some(&index) => Ok(index),
             None if self.end < MAX_RECORDS => Ok(self.end),
-            None => Err(Error::TooMany { table: Table::Records, limit: MAX_RECORDS.into() }),
+            None => Err(Error::TooMany {
+                table: Table::Records,
+                limit: MAX_RECORDS.into(),
+            }),
         }
     }
 
@@ -43,7 +52,13 @@ impl Records {
             self.end += 1;
         }
         self.free.remove(&index);
-        self.by_offset.entry(record.offset).or_default().insert(index);
+        self.by_offset
+            .entry(record.offset)
+            .or_default()
+            .insert(index);
+        if record.kind == RecordKind::Pin {
+            self.pins.insert((record.session, index));
+        }
         if !record.name.is_empty() && record.kind == RecordKind::Keep {
             self.by_name.insert(record.name.clone(), index);
         }
@@ -54,6 +69,7 @@ impl Records {
     pub(crate) fn remove(&mut self, index: RecordIndex) -> Option<Record> {
         let record = self.all.remove(&index)?;
         self.free.insert(index);
+        self.pins.remove(&(record.session, index));
         if let Some(indices) = self.by_offset.get_mut(&record.offset) {
             indices.remove(&index);
             if indices.is_empty() {
@@ -92,26 +108,23 @@ impl Records {
     }
 
     /// Returns the records of a kind.
-    pub(crate) fn of_kind(
-        &self,
-        kind: RecordKind,
-    ) -> impl Iterator<Item = (RecordIndex, &Record)> {
+    pub(crate) fn of_kind(&self, kind: RecordKind) -> impl Iterator<Item = (RecordIndex, &Record)> {
         self.all
             .iter()
             .map(|(&index, record)| (index, record))
             .filter(move |(_, record)| record.kind == kind)
     }
 
-    /// Returns the records of a kind that belong to a session.
-    pub(crate) fn of_session(
-        &self,
-        kind: RecordKind,
-        session: SessionNumber,
-    ) -> Vec<RecordIndex> {
-        self.of_kind(kind)
-            .filter(|(_, record)| record.session == session)
-            .map(|(index, _)| index)
-            .collect()
+    /// Returns how many pins there are.
+    pub(crate) fn pin_count(&self) -> usize {
+        self.pins.len()
+    }
+
+    /// Returns the pins of a session.
+    pub(crate) fn pins_of(&self, session: SessionNumber) -> impl Iterator<Item = RecordIndex> {
+        self.pins
+            .range((session, 0)..=(session, RecordIndex::MAX))
+            .map(|&(_, index)| index)
     }
 }
 

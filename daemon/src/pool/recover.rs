@@ -7,32 +7,43 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use goumem_alloc::{Generation, Offset, PageCount, PageIndex, SessionNumber};
+use goumem_proto::name::BlockName;
 use goumem_shm::page_map::{PageEntry, SpanEpoch};
 use goumem_shm::records::{Record, RecordKind};
 use goumem_shm::slot::SlotState;
 
-use super::{Charge, Pool, PoolParts, PoolState, Shared, Span};
+use super::{Pool, PoolParts, PoolState, Shared, Span};
 use crate::error::Error;
 
 /// Opens a pool again from its segments.
 ///
 /// # Errors
 /// `BudgetExhausted`, `NoSpace`; the files are left as they are.
-pub(crate) fn recover(
-    parts: PoolParts,
-    shared: Arc<Shared>,
-    now: Instant,
-) -> Result<Pool, Error> {
+pub(crate) fn recover(parts: PoolParts, shared: Arc<Shared>, now: Instant) -> Result<Pool, Error> {
     let capacity = parts.capacity_pages;
     let total = parts.memory.geometry().n_pages();
     // The page map may hold more than the quota allows now: quota last.
-    let pool = Pool::new(PoolParts { capacity_pages: total, ..parts }, shared);
+    let pool = Pool::new(
+        PoolParts {
+            capacity_pages: total,
+            ..parts
+        },
+        shared,
+    );
     {
         let mut state = pool.lock();
-        pool.commit_page_map(&mut state, now)?;
-        pool.recover_records(&mut state, now)?;
-        pool.recover_spans(&mut state, now)?;
+        let recovered = pool
+            .commit_page_map(&mut state, now)
+            .and_then(|()| pool.recover_records(&mut state, now))
+            .and_then(|()| pool.recover_spans(&mut state, now));
+        if let Err(error) = recovered {
+            drop(state);
+            pool.give_everything_back();
+            return Err(error);
+        }
         pool.purge_uncovered(&state);
+        // A page map that nobody wrote may grant more than that: then no more is granted.
+        let capacity = capacity.max(state.heap.granted_pages());
         let _ = state.heap.set_quota(capacity);
     }
     Ok(pool)
@@ -49,7 +60,9 @@ impl Pool {
     /// Keeps the keep records whose block is alive; pins and holders died with their sessions.
     fn recover_records(&self, state: &mut PoolState, now: Instant) -> Result<(), Error> {
         for index in 0..goumem_alloc::MAX_RECORDS {
-            let Some(slot) = self.memory.record(index) else { break };
+            let Some(slot) = self.memory.record(index) else {
+                break;
+            };
             let record = match slot.load() {
                 Ok(None) => continue,
                 Ok(Some(record)) => record,
@@ -60,7 +73,13 @@ impl Pool {
                 }
             };
             let named_twice = state.records.named(&record.name).is_some();
-            if record.kind != RecordKind::Keep || named_twice || !self.is_recoverable(&record) {
+            let kept_twice = state
+                .records
+                .at(record.offset, RecordKind::Keep)
+                .next()
+                .is_some();
+            let twice = named_twice || kept_twice;
+            if record.kind != RecordKind::Keep || twice || !self.is_recoverable(&record) {
                 slot.clear();
                 continue;
             }
@@ -72,32 +91,46 @@ impl Pool {
         Ok(())
     }
 
-    /// Whether a keep record's block lies at the start of a slot and lives in that generation.
+    /// Whether a keep record's name is one, and its block lies at the start of a slot and lives in
+    /// that generation.
     fn is_recoverable(&self, record: &Record) -> bool {
-        self.memory.block_at(record.offset).is_some_and(|at| {
-            self.memory.slot(&at).load().is_live(record.generation)
-                && self.memory.checked_shape(&at).is_ok()
-        })
+        let nameable = record.name.is_empty() || BlockName::try_from(record.name.as_str()).is_ok();
+        nameable
+            && self.memory.block_at(record.offset).is_some_and(|at| {
+                self.memory.slot(&at).load().is_live(record.generation)
+                    && self.memory.checked_shape(&at).is_ok()
+            })
     }
 
     /// Walks the heads of the page map: words without a record are freed, empty spans go.
     fn recover_spans(&self, state: &mut PoolState, now: Instant) -> Result<(), Error> {
-        let keeps: HashMap<Offset, (Generation, u32)> = state
+        let keeps: HashMap<Offset, Generation> = state
             .records
             .of_kind(RecordKind::Keep)
-            .map(|(_, record)| (record.offset, (record.generation, record.uid)))
+            .map(|(_, record)| (record.offset, record.generation))
             .collect();
         let total = self.memory.geometry().n_pages();
         let mut page = PageIndex::new(0);
         while page.get() < total.get() {
             let next = match self.memory.entry(page) {
-                Some(PageEntry::Head { class, epoch, pages, .. })
-                    if self.memory.slot_run(page, class, pages).is_some()
-                        && state.heap.record_alloc(page, pages) =>
+                Some(PageEntry::Head {
+                    class,
+                    epoch,
+                    pages,
+                    ..
+                }) if self.memory.slot_run(page, class, pages).is_some()
+                    && state.heap.record_alloc(page, pages) =>
                 {
-                    let span =
-                        Span { pages, class, lessee: SessionNumber::NOBODY, serial: 0, uid: 0 };
+                    let uid = self.permissions.uid;
+                    let span = Span {
+                        pages,
+                        class,
+                        lessee: SessionNumber::NOBODY,
+                        serial: 0,
+                        uid,
+                    };
                     self.shared.budget.record(pages.bytes());
+                    self.shared.quotas.record(uid, pages.bytes());
                     self.recover_span(state, page, span, epoch, &keeps, now)?;
                     page.checked_add(pages)
                 }
@@ -128,7 +161,7 @@ impl Pool {
         first: PageIndex,
         span: Span,
         epoch: SpanEpoch,
-        keeps: &HashMap<Offset, (Generation, u32)>,
+        keeps: &HashMap<Offset, Generation>,
         now: Instant,
     ) -> Result<(), Error> {
         let geometry = self.memory.geometry();
@@ -138,17 +171,25 @@ impl Pool {
             geometry.shape_run(first, span.class, span.pages),
             note..note + goumem_alloc::NOTE_BYTES,
         ];
-        self.commit_tables(state, &tables, &[], now)?;
+        // Known before anything can fail, so that what was recorded is given back.
         state.spans.insert(first, span);
         state.abandoned.insert(first);
+        self.commit_tables(state, &tables, &[], now)?;
+        // Written anew: a head inside of this span would be a second one over its pages.
+        for (page, _) in self.pages_of(first, span.pages).skip(1) {
+            let (class, epoch) = (span.class, self.epoch_of(page));
+            if let (Some(entry), Some(back)) =
+                (self.memory.entry_word(page), page.pages_since(first))
+            {
+                entry.publish(PageEntry::Interior { class, back, epoch });
+            }
+        }
         let epoch = epoch.next();
         self.publish_head(first, span.class, span.pages, SessionNumber::NOBODY, epoch);
         self.memory.note(first).reset();
         let Some(words) = self.memory.slot_run(first, span.class, span.pages) else {
             return Ok(());
         };
-        let bytes =
-            if span.class.is_large() { span.pages.bytes() } else { span.class.stride_bytes() };
         let start = geometry.page_offset(first).get();
         for slot in 0..span.class.slots(span.pages) {
             let word = words.word(slot);
@@ -158,13 +199,10 @@ impl Pool {
             }
             let offset = Offset::new(start + span.class.offset_of_slot(slot));
             match keeps.get(&offset) {
-                Some(&(generation, uid)) if found.is_live(generation) => {
+                Some(&generation) if found.is_live(generation) => {
                     // The record came first: redo the keep if the crash was between the two.
                     let _ = word.unpin();
-                    if word.keep(generation, found.owner()).is_ok() {
-                        self.shared.quotas.record(uid, bytes);
-                        state.charges.insert(offset, Charge { uid, bytes });
-                    }
+                    let _ = word.keep(generation, found.owner());
                 }
                 _ => word.force_free(),
             }

@@ -1,14 +1,16 @@
-//! Counting: how full a pool is, by its spans and by every slot word. Nothing is kept in
-//! counters that a crash or a client's free could make wrong.
+//! Counting: how full a pool is, by its spans and by every slot word, and who holds most of it.
+//! Nothing is kept in counters that a crash or a client's free could make wrong.
 
 use std::time::Instant;
 
-use goumem_alloc::SessionNumber;
-use goumem_proto::model::PoolStat;
+use goumem_alloc::{SessionNumber, SizeClass};
+use goumem_proto::model::{Holder, PoolStat};
 use goumem_shm::records::RecordKind;
 use goumem_shm::slot::SlotState;
 
-use super::Pool;
+use super::{Pool, PoolState};
+use crate::error::Error;
+use crate::permission;
 use crate::session::Caller;
 
 impl Pool {
@@ -31,7 +33,7 @@ impl Pool {
             blocks: 0,
             kept_blocks: 0,
             named_blocks: 0,
-            pins: state.records.of_kind(RecordKind::Pin).count() as u64,
+            pins: state.records.pin_count() as u64,
             condemned_blocks: 0,
             sessions: u32::try_from(state.mapped_by.len()).unwrap_or(u32::MAX),
             top_holders: self.top_holders(&state, caller),
@@ -46,7 +48,9 @@ impl Pool {
             } else {
                 stat.leased_bytes += span.pages.bytes();
             }
-            let Some(words) = self.memory.slot_run(first, span.class, span.pages) else { continue };
+            let Some(words) = self.memory.slot_run(first, span.class, span.pages) else {
+                continue;
+            };
             let used = if span.class.is_large() {
                 span.pages.bytes()
             } else {
@@ -73,5 +77,69 @@ impl Pool {
             }
         }
         stat
+    }
+
+    /// Returns the largest block an alloc could get now, in bytes.
+    pub(super) fn largest_free_bytes(&self, state: &PoolState) -> u64 {
+        let pages = state.heap.largest_free_pages();
+        let of_class = SizeClass::all()
+            .filter(|class| !class.is_large() && class.min_span_pages() <= pages)
+            .map(SizeClass::usable_bytes)
+            .max();
+        let large = SizeClass::LARGE.usable_in(pages);
+        if large > goumem_alloc::MAX_CLASS_BYTES {
+            large
+        } else {
+            of_class.unwrap_or(0)
+        }
+    }
+
+    /// Fills in who holds most, as far as the caller may know.
+    pub(super) fn with_holders(&self, state: &PoolState, caller: &Caller, error: Error) -> Error {
+        match error {
+            Error::PoolExhausted {
+                pool,
+                requested_bytes,
+                largest_free_bytes,
+                granted_bytes,
+                capacity_bytes,
+                ..
+            } => Error::PoolExhausted {
+                pool,
+                requested_bytes,
+                largest_free_bytes,
+                granted_bytes,
+                capacity_bytes,
+                top_holders: self.top_holders(state, caller),
+            },
+            other => other,
+        }
+    }
+
+    /// Returns the sessions that hold most, the caller's own alone unless it owns the pool.
+    pub(super) fn top_holders(&self, state: &PoolState, caller: &Caller) -> Vec<Holder> {
+        const MOST: usize = 8;
+        let sees_all = permission::owns(caller, &self.permissions);
+        let mut holders: Vec<Holder> = Vec::new();
+        for span in state.spans.values() {
+            if !sees_all && span.uid != caller.uid {
+                continue;
+            }
+            match holders
+                .iter_mut()
+                .find(|holder| holder.session == span.lessee)
+            {
+                Some(holder) => holder.bytes += span.pages.bytes(),
+                None => holders.push(Holder {
+                    session: span.lessee,
+                    uid: span.uid,
+                    pid: 0,
+                    bytes: span.pages.bytes(),
+                }),
+            }
+        }
+        holders.sort_by_key(|holder| std::cmp::Reverse(holder.bytes));
+        holders.truncate(MOST);
+        holders
     }
 }

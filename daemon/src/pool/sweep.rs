@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use goumem_alloc::{PageIndex, SessionNumber};
+use goumem_alloc::{Offset, PageIndex, SessionNumber};
 use goumem_shm::records::RecordKind;
 use goumem_shm::slot::SlotState;
 
@@ -31,8 +31,12 @@ impl Pool {
     pub fn sweep(&self, dead: &Session, now: Instant) -> u64 {
         let mut state = self.lock();
         debug_assert!(!dead.is_live(), "sessions are marked before they are swept");
+        if !state.mapped_by.may_hold(dead.number) {
+            return 0;
+        }
         let before = state.heap.granted_pages().bytes();
-        for index in state.records.of_session(RecordKind::Pin, dead.number) {
+        let pins: Vec<_> = state.records.pins_of(dead.number).collect();
+        for index in pins {
             self.drop_pin(&mut state, index, now);
         }
         let looked_at: Vec<(PageIndex, Span)> = state
@@ -48,6 +52,9 @@ impl Pool {
         // changed hands during the first is seen now.
         for &(first, span) in &looked_at {
             self.sweep_words(first, span, dead.number);
+            if span.lessee == dead.number || span.lessee == SessionNumber::DAEMON {
+                self.reconcile(&state, first, span);
+            }
             if span.lessee != dead.number {
                 continue;
             }
@@ -67,9 +74,12 @@ impl Pool {
     /// Returns what a session holds.
     pub fn holdings(&self, session: &Session) -> Holdings {
         let state = self.lock();
+        if !state.mapped_by.may_hold(session.number) {
+            return Holdings::default();
+        }
         let mut holdings = Holdings {
             maps: state.mapped_by.contains(session.number),
-            pins: state.records.of_session(RecordKind::Pin, session.number).len() as u64,
+            pins: state.records.pins_of(session.number).count() as u64,
             ..Holdings::default()
         };
         for (&first, span) in &state.spans {
@@ -79,7 +89,9 @@ impl Pool {
             if !self.may_hold(first, span, session.number) {
                 continue;
             }
-            let Some(words) = self.memory.slot_run(first, span.class, span.pages) else { continue };
+            let Some(words) = self.memory.slot_run(first, span.class, span.pages) else {
+                continue;
+            };
             let owned = words
                 .words()
                 .filter(|word| {
@@ -104,8 +116,12 @@ impl Pool {
     /// Returns the sessions that lease spans.
     pub fn lessees(&self) -> Vec<SessionNumber> {
         let state = self.lock();
-        let mut lessees: Vec<SessionNumber> =
-            state.spans.values().map(|span| span.lessee).filter(|n| n.is_client()).collect();
+        let mut lessees: Vec<SessionNumber> = state
+            .spans
+            .values()
+            .map(|span| span.lessee)
+            .filter(|n| n.is_client())
+            .collect();
         lessees.sort_unstable();
         lessees.dedup();
         lessees
@@ -120,53 +136,98 @@ impl Pool {
     }
 
     fn sweep_words(&self, first: PageIndex, span: Span, dead: SessionNumber) {
-        let Some(words) = self.memory.slot_run(first, span.class, span.pages) else { return };
+        let Some(words) = self.memory.slot_run(first, span.class, span.pages) else {
+            return;
+        };
         let freed = words.words().filter_map(|word| word.sweep(dead)).count();
         if freed > 0 && span.lessee != dead {
             self.memory.note(first).hint_free();
         }
     }
 
-    /// Leaves a span with living blocks without a lessee. Those that are kept are paid for by
-    /// whoever kept them.
+    /// Leaves a span with living blocks without a lessee. The pool's owner pays for it, who let
+    /// their users in: whose they are, only words say that anybody may write.
     fn abandon(&self, state: &mut PoolState, first: PageIndex, span: Span) {
         let epoch = self.epoch_of(first).next();
         self.publish_head(first, span.class, span.pages, SessionNumber::NOBODY, epoch);
         // Survivors may belong to sessions that took them over.
         self.memory.note(first).set_holds_adopted();
+        let owner = self.permissions.uid;
         self.shared.quotas.discharge(span.uid, span.pages.bytes());
-        let ownerless = Span { lessee: SessionNumber::NOBODY, serial: 0, uid: 0, ..span };
+        self.shared.quotas.record(owner, span.pages.bytes());
+        let ownerless = Span {
+            lessee: SessionNumber::NOBODY,
+            serial: 0,
+            uid: owner,
+            ..span
+        };
         state.spans.insert(first, ownerless);
         state.abandoned.insert(first);
-        let start = self.memory.geometry().page_offset(first).get();
-        let in_span = start..start + span.pages.bytes();
-        let bytes = if span.class.is_large() {
-            span.pages.bytes()
-        } else {
-            span.class.stride_bytes()
+    }
+
+    /// Charges the pool's owner for the blocks of an abandoned span that the daemon leases.
+    pub(super) fn charge_survivors(&self, state: &mut PoolState, first: PageIndex, span: Span) {
+        let Some(words) = self.memory.slot_run(first, span.class, span.pages) else {
+            return;
         };
-        let kept: Vec<_> = state
-            .records
-            .of_kind(RecordKind::Keep)
-            .filter(|(_, record)| in_span.contains(&record.offset.get()))
-            .map(|(_, record)| (record.offset, record.uid))
-            .collect();
-        for (offset, uid) in kept {
-            self.shared.quotas.record(uid, bytes);
-            state.charges.insert(offset, Charge { uid, bytes });
+        let start = self.memory.geometry().page_offset(first).get();
+        let charge = Charge {
+            uid: self.permissions.uid,
+            bytes: span.class.stride_bytes(),
+        };
+        for slot in 0..span.class.slots(span.pages) {
+            if words.word(slot).load().state() == Some(SlotState::Free) {
+                continue;
+            }
+            let offset = Offset::new(start + span.class.offset_of_slot(slot));
+            self.shared.quotas.record(charge.uid, charge.bytes);
+            self.replace_charge(state, offset, charge);
+        }
+    }
+
+    /// Frees the words of a span without a living agent that no record and no session can vouch
+    /// for: forged, or what a crash left half done. Else nobody would ever free them.
+    pub(super) fn reconcile(&self, state: &PoolState, first: PageIndex, span: Span) {
+        let Some(words) = self.memory.slot_run(first, span.class, span.pages) else {
+            return;
+        };
+        let start = self.memory.geometry().page_offset(first).get();
+        for slot in 0..span.class.slots(span.pages) {
+            let word = words.word(slot);
+            let found = word.load();
+            if found.state() == Some(SlotState::Free) {
+                continue;
+            }
+            let offset = Offset::new(start + span.class.offset_of_slot(slot));
+            let pinned = state.records.at(offset, RecordKind::Pin).next().is_some();
+            if !pinned && found.is_pinned() {
+                let _ = word.unpin();
+            }
+            let vouched_for = match found.state() {
+                Some(SlotState::Shared | SlotState::Taken) => found.owner().is_client(),
+                Some(SlotState::Kept) => state
+                    .records
+                    .at(offset, RecordKind::Keep)
+                    .any(|(_, record)| record.generation == found.generation()),
+                Some(SlotState::Condemned) => pinned,
+                Some(SlotState::Free) | None => false,
+            };
+            if !vouched_for && word.load().state() != Some(SlotState::Free) {
+                tracing::warn!(pool = %self.name, %offset, "a forged slot word was overwritten");
+                word.force_free();
+            }
         }
     }
 
     /// Takes back the charges for blocks that were freed through a mapping.
-    fn drop_stale_charges(&self, state: &mut PoolState) {
+    pub(super) fn drop_stale_charges(&self, state: &mut PoolState) {
         let stale: Vec<_> = state
             .charges
-            .keys()
-            .copied()
+            .offsets()
             .filter(|&offset| {
-                self.memory.block_at(offset).is_none_or(|at| {
-                    self.memory.slot(&at).load().state() == Some(SlotState::Free)
-                })
+                self.memory
+                    .block_at(offset)
+                    .is_none_or(|at| self.memory.slot(&at).load().state() == Some(SlotState::Free))
             })
             .collect();
         for offset in stale {

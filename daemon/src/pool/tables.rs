@@ -18,8 +18,11 @@ pub(crate) struct TablePages {
 impl TablePages {
     /// Returns the runs of bytes in `ranges`, rounded out to OS pages, that are not in the set.
     pub(crate) fn missing(&self, ranges: impl IntoIterator<Item = Range<u64>>) -> Vec<Range<u64>> {
-        let mut pages: Vec<u64> =
-            ranges.into_iter().flat_map(|range| os_pages(&range)).filter(|&p| !self.contains(p)).collect();
+        let mut pages: Vec<u64> = ranges
+            .into_iter()
+            .flat_map(|range| os_pages(&range))
+            .filter(|&p| !self.contains(p))
+            .collect();
         pages.sort_unstable();
         pages.dedup();
         let mut runs: Vec<Range<u64>> = Vec::new();
@@ -49,12 +52,17 @@ impl TablePages {
     pub(crate) fn remove_inside(&mut self, range: &Range<u64>) -> Vec<Range<u64>> {
         let mut runs: Vec<Range<u64>> = Vec::new();
         for page in range.start.div_ceil(OS_PAGE_BYTES)..range.end / OS_PAGE_BYTES {
-            let Some(word) = self.words.get_mut(&(page / 64)) else { continue };
+            let Some(word) = self.words.get_mut(&(page / 64)) else {
+                continue;
+            };
             let bit = 1 << (page % 64);
             if *word & bit == 0 {
                 continue;
             }
             *word &= !bit;
+            if *word == 0 {
+                self.words.remove(&(page / 64));
+            }
             self.count -= 1;
             let start = page * OS_PAGE_BYTES;
             match runs.last_mut() {
@@ -62,7 +70,6 @@ impl TablePages {
                 _ => runs.push(start..start + OS_PAGE_BYTES),
             }
         }
-        self.words.retain(|_, word| *word != 0);
         runs
     }
 
@@ -72,7 +79,9 @@ impl TablePages {
     }
 
     fn contains(&self, page: u64) -> bool {
-        self.words.get(&(page / 64)).is_some_and(|word| word & (1 << (page % 64)) != 0)
+        self.words
+            .get(&(page / 64))
+            .is_some_and(|word| word & (1 << (page % 64)) != 0)
     }
 }
 
@@ -92,7 +101,10 @@ mod tests {
         pages.insert(&missing[0]);
         assert_eq!(pages.bytes(), 12288);
         assert!(pages.missing(std::iter::once(100..9000)).is_empty());
-        assert_eq!(pages.missing(std::iter::once(12287..12289)), vec![12288..16384]);
+        assert_eq!(
+            pages.missing(std::iter::once(12287..12289)),
+            vec![12288..16384]
+        );
     }
 
     #[test]

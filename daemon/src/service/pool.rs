@@ -1,6 +1,6 @@
 //! PoolService.
 
-use goumem_proto::model::Alloc;
+use goumem_proto::model::{Alloc, AllocBatch, CountedSpec, FreeBatch};
 use goumem_proto::v1;
 
 use super::{Edge, Nothing, done, service};
@@ -9,8 +9,24 @@ use crate::core::Core;
 /// A block up to this size is zeroed before another thread could have been woken for it.
 const SMALL_BLOCK_BYTES: u64 = 64 << 10;
 
+/// A batch up to this length is done in a tenth of a millisecond, which is also what it takes to
+/// wake another thread for it and to hear from it again.
+const SMALL_BATCH_BLOCKS: u64 = 1024;
+const SMALL_BATCH_BYTES: u64 = 256 << 10;
+
 fn is_small(request: &Alloc) -> bool {
     request.spec.size_bytes <= SMALL_BLOCK_BYTES
+}
+
+fn is_small_batch(request: &AllocBatch) -> bool {
+    // At most 65 536 blocks of at most 2^40 bytes: no sum of them overflows.
+    let of_one_spec = |counted: &CountedSpec| u64::from(counted.count) * counted.spec.size_bytes;
+    request.n_blocks() <= SMALL_BATCH_BLOCKS
+        && request.specs.iter().map(of_one_spec).sum::<u64>() <= SMALL_BATCH_BYTES
+}
+
+fn is_few(request: &FreeBatch) -> bool {
+    request.handles.len() as u64 <= SMALL_BATCH_BLOCKS
 }
 
 #[derive(Debug)]
@@ -31,8 +47,8 @@ service! {
         (is_small) alloc(AllocRequest) -> AllocReply = Core::alloc;
         here free(FreeRequest) -> FreeReply =
             |core, caller, request, now| core.free(caller, request, now).map(done);
-        aside alloc_batch(AllocBatchRequest) -> AllocBatchReply = Core::alloc_batch;
-        aside free_batch(FreeBatchRequest) -> FreeBatchReply = Core::free_batch;
+        (is_small_batch) alloc_batch(AllocBatchRequest) -> AllocBatchReply = Core::alloc_batch;
+        (is_few) free_batch(FreeBatchRequest) -> FreeBatchReply = Core::free_batch;
         aside realloc(ReallocRequest) -> AllocReply = Core::realloc;
 
         here keep(HandleRequest) -> HandleReply = Core::keep;

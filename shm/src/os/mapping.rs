@@ -16,11 +16,12 @@
 //! them (rust-lang/unsafe-code-guidelines #152, #607), so this crate keeps to what those threads
 //! agree on:
 //!
-//! - Control words are atomics of one fixed size each, and the only references made to shared
-//!   bytes are to atomics.
+//! - Control words are atomics of one fixed size each, and the only references made to bytes that
+//!   others may reach are to atomics. (A block that is held alone is another matter: the crate's
+//!   first page, "Exclusivity".)
 //! - Payload goes in and out through raw pointers, by `ptr::copy_nonoverlapping` of bytes into or
-//!   out of memory that this process alone has. There is never a `&[u8]` or `&mut [u8]` of shared
-//!   bytes, so the compiler may not assume that two reads agree; and a copy does not look at what
+//!   out of memory that this process alone has. There is never a `&[u8]` or `&mut [u8]` of bytes
+//!   that others may reach, so the compiler may not assume that two reads agree; and a copy does not look at what
 //!   it copies, so a racing writer can spoil the values that arrive and nothing else. Whoever
 //!   needs whole values checks the block's slot word after the copy, or holds the block alone.
 //! - A plain copy and not a loop over atomic bytes, because it is ten times as fast for 80 KB,
@@ -319,7 +320,8 @@ impl Mapping {
         let from = self.pointer(offset, to_u64(into.len()))?;
         // SAFETY:
         // - `from` is readable for `into.len()` bytes, checked by `pointer`; `into` is writable.
-        // - They do not overlap: no reference to shared bytes exists, so `into` is private.
+        // - They do not overlap: `into` is a `&mut`, so nobody reaches it but us; a block that is held
+        //   alone is not copied out through here.
         // - Bytes have no alignment and no invalid values; racing writers: the payload rule.
         unsafe {
             from.as_ptr()

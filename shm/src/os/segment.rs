@@ -12,7 +12,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{FallocateFlags, Gid, Mode, OFlags, Uid};
+use rustix::fs::{FallocateFlags, FlockOperation, Gid, Mode, OFlags, Uid};
 use rustix::io::{Errno, retry_on_intr};
 
 use super::backing::{BackingKind, SEALS};
@@ -225,11 +225,13 @@ impl Segment {
             OFlags::RDONLY
         };
         let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-        Ok(rustix::fs::open(
-            path,
-            access | OFlags::CLOEXEC,
-            Mode::empty(),
-        )?)
+        let fd = rustix::fs::open(path, access | OFlags::CLOEXEC, Mode::empty())?;
+        if self.kind == BackingKind::File {
+            // A lock lasts as long as the open file, and a mapping keeps that open: so whoever
+            // finds the file after this process's death sees that somebody still maps it.
+            rustix::fs::flock(&fd, FlockOperation::NonBlockingLockShared)?;
+        }
+        Ok(fd)
     }
 
     /// Sets who may open the segment by path.

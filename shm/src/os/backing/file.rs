@@ -3,8 +3,12 @@
 
 use std::ffi::OsString;
 use std::fs::OpenOptions;
+use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 
 use super::{Backing, BackingKind, Promises, SegmentSpec, check_len, create_error};
 use crate::os::OS_PAGE_BYTES;
@@ -103,6 +107,26 @@ impl Backing for FileBacking {
         }
         let name = SegmentName::lasting(path.to_string_lossy().into_owned(), path.to_owned());
         Ok(Segment::created(file, KIND, found.len(), Some(name)))
+    }
+}
+
+impl FileBacking {
+    /// Returns whether a process maps the file at `path` that got it from a daemon
+    /// ([`Segment::hand_out`]), or holds an fd of it. For a daemon that is about to open it.
+    ///
+    /// # Errors
+    ///
+    /// What the OS says of the file.
+    pub fn is_mapped(path: &Path) -> io::Result<bool> {
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+            .open(path)?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(false),
+            Err(Errno::WOULDBLOCK) => Ok(true),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 

@@ -1,0 +1,300 @@
+//! File-backed pools on the disk, `NAME.control.goumem` and `NAME.data.goumem` in the data
+//! directory: whose they are, and opening them again after a restart.
+//!
+//! The daemon may have been killed while clients live on, which still map the files. What they
+//! hold must not change under them, so they keep the files they have, without a name, and the
+//! daemon goes on with copies. It sees them by the locks that their mappings hold: see
+//! [`Segment::hand_out`].
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError};
+use std::time::Instant;
+
+use goumem_alloc::{ArenaGeometry, HEADER_BYTES, PageCount};
+use goumem_proto::model::{Backing, Permissions};
+use goumem_proto::name::PoolName;
+use goumem_shm::header::{PoolKind, PoolState};
+use goumem_shm::os::lock::InstanceLock;
+use goumem_shm::os::{Access, Backing as _, BackingKind, FileBacking, MapPlan, Mapping, Segment};
+use goumem_shm::{ArenaMemory, PoolMemory, arena_data_plan, data_plan};
+use rustix::fs::{SeekFrom, seek};
+use rustix::io::Errno;
+
+use super::Core;
+use super::create::map;
+use super::registry::AnyPool;
+use crate::arena_pool::{ArenaPool, ArenaPoolParts};
+use crate::error::Error;
+use crate::pool::{PoolParts, TablePages, recover};
+
+/// Keeps daemons with other sockets from serving the same files.
+const LOCK_FILE: &str = "goumemd.lock";
+/// Of a copy that is not finished.
+const COPY_SUFFIX: &str = ".goumem.copy";
+
+impl Core {
+    /// Removes what dead daemons of this user left behind, and opens file-backed pools again. A
+    /// file that cannot be believed is left as it is, said aloud, and not served.
+    pub(super) fn open_files_again(&self, now: Instant) {
+        match BackingKind::Named.backing().remove_leftovers() {
+            Ok(0) => {}
+            Ok(n) => tracing::info!(segments = n, "removed segments of dead daemons"),
+            Err(error) => tracing::warn!(%error, "could not remove segments of dead daemons"),
+        }
+        if !self.limits.data_dir.is_dir() {
+            return;
+        }
+        if let Err(error) = self.own_data_dir() {
+            let error = &error as &dyn std::error::Error;
+            return tracing::error!(error, "file-backed pools are not served");
+        }
+        let files = match fs::read_dir(&self.limits.data_dir) {
+            Ok(entries) => entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()),
+            Err(error) => return tracing::error!(%error, "file-backed pools are not served"),
+        };
+        let mut names = Vec::new();
+        for file in files {
+            if file.ends_with(COPY_SUFFIX) {
+                // A daemon was killed while it copied; the file itself is still there.
+                let _ = fs::remove_file(self.limits.data_dir.join(&file));
+            } else if let Some(name) = file.strip_suffix(".control.goumem") {
+                names.push(name.to_owned());
+            }
+        }
+        names.sort();
+        for name in names {
+            if let Err(error) = self.open_file_pool(&name, now) {
+                tracing::error!(
+                    pool = name,
+                    error = &error as &dyn std::error::Error,
+                    "file-backed pool is not served"
+                );
+            }
+        }
+    }
+
+    fn open_file_pool(&self, name: &str, now: Instant) -> Result<(), Error> {
+        if is_unfinished(&self.file_path(name, "control")) {
+            tracing::warn!(
+                pool = name,
+                "removed a file-backed pool that was not finished"
+            );
+            return self.remove_files(name);
+        }
+        let open = |half: &str| {
+            let path = self.file_path(name, half);
+            leave_to_mappers(&path).map_err(|e| Error::os("copy a segment that is mapped", e))?;
+            FileBacking
+                .open_existing(&path)
+                .map_err(|e| Error::os("open a segment", e))
+        };
+        let control = open("control")?;
+        let whole = |segment: &Segment| MapPlan::whole(segment.len_bytes());
+        let header = {
+            let mapped = Mapping::map(&control, Access::ReadOnly, whole(&control))
+                .map_err(|e| Error::os("map CONTROL", e))?;
+            goumem_shm::header::read(&mapped, goumem_shm::header::SegmentRole::Control)?
+        };
+        if header.state == PoolState::Destroying {
+            return self.remove_files(name);
+        }
+        let data = open("data")?;
+        let pool_name = PoolName::try_from(header.name.as_str())
+            .ok()
+            .filter(|found| found.as_str() == name)
+            .ok_or(Error::Invariant {
+                what: "a pool's file has its name",
+            })?;
+        let permissions = Permissions {
+            uid: header.uid,
+            gid: header.gid,
+            mode: header.mode,
+        };
+        let id = header.pool_id;
+        let taken = {
+            let registry = self.registry();
+            registry.has_id(id) || registry.by_name(name).is_ok()
+        };
+        if taken {
+            return Err(Error::PoolExists {
+                name: name.to_owned(),
+            });
+        }
+        let mut control_tables = TablePages::default();
+        control_tables.insert(&(0..HEADER_BYTES));
+        let mut data_tables = TablePages::default();
+        data_tables.insert(&(0..HEADER_BYTES));
+        let pool = match header.kind {
+            PoolKind::Blocks => {
+                let geometry = goumem_shm::pool_geometry(header.units)?;
+                require_length(&data, geometry.data_bytes())?;
+                require_length(&control, geometry.control_bytes())?;
+                let (c, d) = map(
+                    &control,
+                    &data,
+                    data_plan(&geometry),
+                    geometry.control_bytes(),
+                )?;
+                let (memory, _) = PoolMemory::open(c, d)?;
+                self.shared.budget.record(2 * HEADER_BYTES);
+                let capacity_pages = PageCount::for_bytes(header.unit_bytes)
+                    .filter(|&pages| pages <= geometry.n_pages())
+                    .unwrap_or_else(|| geometry.n_pages());
+                let parts = PoolParts {
+                    id,
+                    name: pool_name,
+                    backing: Backing::File,
+                    permissions,
+                    capacity_pages,
+                    memory,
+                    control,
+                    data,
+                    data_tables,
+                    control_tables,
+                };
+                AnyPool::Blocks(Arc::new(recover(parts, Arc::clone(&self.shared), now)?))
+            }
+            PoolKind::Arenas => {
+                let geometry = ArenaGeometry::new(header.units, header.unit_bytes)?;
+                require_length(&data, geometry.data_bytes())?;
+                require_length(&control, geometry.control_bytes())?;
+                let payload = geometry.payload_range();
+                let tables = geometry.guard_range().start;
+                let plan = arena_data_plan(&geometry);
+                let (c, d) = map(&control, &data, plan, geometry.control_bytes())?;
+                let (memory, _) = ArenaMemory::open(c, d)?;
+                self.shared
+                    .budget
+                    .record(payload.end - payload.start + tables + HEADER_BYTES);
+                self.shared
+                    .quotas
+                    .record(permissions.uid, payload.end - payload.start);
+                let parts = ArenaPoolParts {
+                    id,
+                    name: pool_name,
+                    backing: Backing::File,
+                    permissions,
+                    memory,
+                    control,
+                    data,
+                    control_tables,
+                    data_table_bytes: tables,
+                };
+                let pool = ArenaPool::new(parts, Arc::clone(&self.shared));
+                pool.recover();
+                AnyPool::Arenas(Arc::new(pool))
+            }
+        };
+        tracing::info!(pool = name, id = %id, "file-backed pool opened again");
+        self.registry().insert(pool);
+        Ok(())
+    }
+
+    /// Makes the data directory and locks it, if this daemon has not done so yet.
+    pub(super) fn own_data_dir(&self) -> Result<(), Error> {
+        let mut lock = self
+            .data_dir_lock
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if lock.is_none() {
+            fs::create_dir_all(&self.limits.data_dir)
+                .map_err(|e| Error::os("make the data directory", e))?;
+            let taken = InstanceLock::acquire(&self.limits.data_dir.join(LOCK_FILE));
+            *lock = Some(taken.map_err(|e| Error::os("lock the data directory", e))?);
+        }
+        Ok(())
+    }
+
+    pub(super) fn file_stem(&self, name: &str, half: &str) -> PathBuf {
+        self.limits.data_dir.join(format!("{name}.{half}"))
+    }
+
+    fn file_path(&self, name: &str, half: &str) -> PathBuf {
+        self.limits.data_dir.join(format!("{name}.{half}.goumem"))
+    }
+
+    /// Removes the files of a pool that is not served, CONTROL last, which tells why.
+    fn remove_files(&self, name: &str) -> Result<(), Error> {
+        for half in ["data", "control"] {
+            match fs::remove_file(self.file_path(name, half)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(Error::os("remove a segment", error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A truncated file would fault at the first touch behind its end.
+fn require_length(segment: &Segment, expected_bytes: u64) -> Result<(), Error> {
+    if segment.len_bytes() >= expected_bytes {
+        return Ok(());
+    }
+    let found_bytes = segment.len_bytes();
+    Err(goumem_shm::SegmentRefusal::Truncated {
+        expected_bytes,
+        found_bytes,
+    }
+    .into())
+}
+
+/// Whether a CONTROL file is of a pool whose creation was interrupted. Its magic is stored last,
+/// and whoever has flushed a pool has flushed its magic too: nothing was promised of this one.
+fn is_unfinished(control: &Path) -> bool {
+    match fs::symlink_metadata(control) {
+        Ok(found) if found.is_file() && found.len() == 0 => return true,
+        Ok(found) if found.is_file() => {}
+        _ => return false,
+    }
+    let mut magic = [0xff; 8];
+    let read = File::open(control).and_then(|mut file| file.read_exact(&mut magic));
+    read.is_ok() && magic == [0; 8]
+}
+
+/// Puts a copy in the place of a file that somebody maps.
+fn leave_to_mappers(path: &Path) -> io::Result<()> {
+    if !FileBacking::is_mapped(path)? {
+        return Ok(());
+    }
+    let copy = path.with_extension(COPY_SUFFIX.trim_start_matches('.'));
+    copy_sparse(path, &copy)
+        .and_then(|()| fs::rename(&copy, path))
+        .inspect_err(|_| {
+            // What is left of it is removed at the next start.
+            let _ = fs::remove_file(&copy);
+        })?;
+    tracing::warn!(path = %path.display(), "clients of a dead daemon map a file: using a copy");
+    Ok(())
+}
+
+/// Copies a file with its holes, and returns when the copy is on the disk, as the file may be.
+fn copy_sparse(from: &Path, to: &Path) -> io::Result<()> {
+    let from = File::open(from)?;
+    let to = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(to)?;
+    to.set_len(from.metadata()?.len())?;
+    let mut at = 0;
+    loop {
+        let start = match seek(&from, SeekFrom::Data(at)) {
+            Ok(start) => start,
+            // Only a hole is left.
+            Err(Errno::NXIO) => break,
+            Err(error) => return Err(error.into()),
+        };
+        let end = seek(&from, SeekFrom::Hole(start))?;
+        seek(&from, SeekFrom::Start(start))?;
+        seek(&to, SeekFrom::Start(start))?;
+        io::copy(&mut (&from).take(end - start), &mut &to)?;
+        at = end;
+    }
+    to.sync_all()
+}

@@ -1,0 +1,167 @@
+//! The recent requests of a session and what they came to, so that a retry happens once.
+
+use std::any::Any;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use goumem_alloc::Handle;
+use goumem_proto::model::{
+    ArenaInfo, BlockInfo, FreedBatch, OpenedArenaPool, OpenedPool, SpanInfo,
+};
+
+use crate::error::Error;
+
+/// How many outcomes a session remembers. A client of ours has at most 64 calls in flight, so a
+/// retry is never further behind than this.
+const REMEMBERED_REQUESTS: u64 = 1024;
+/// How many bytes of outcomes a session remembers. Those of large batches are: the largest has
+/// 65 536 handles.
+const REMEMBERED_BYTES: usize = 4 << 20;
+
+/// What a call may come to that is remembered for its retry.
+pub trait Outcome: Clone + Send + Sync + 'static {
+    /// Returns how many bytes it has on the heap, about.
+    fn heap_bytes(&self) -> usize {
+        0
+    }
+}
+
+impl Outcome for () {}
+impl Outcome for bool {}
+impl Outcome for u32 {}
+impl Outcome for u64 {}
+impl Outcome for Handle {}
+impl Outcome for BlockInfo {}
+impl Outcome for ArenaInfo {}
+impl Outcome for OpenedPool {}
+impl Outcome for OpenedArenaPool {}
+
+impl Outcome for Vec<Handle> {
+    fn heap_bytes(&self) -> usize {
+        size_of_val(self.as_slice())
+    }
+}
+
+impl Outcome for Vec<SpanInfo> {
+    fn heap_bytes(&self) -> usize {
+        size_of_val(self.as_slice())
+    }
+}
+
+impl Outcome for FreedBatch {
+    fn heap_bytes(&self) -> usize {
+        size_of_val(self.failures.as_slice())
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Remembered {
+    pub(super) outcome: Arc<dyn Any + Send + Sync>,
+    heap_bytes: usize,
+}
+
+impl Remembered {
+    pub(super) fn new<T: Outcome>(outcome: &T) -> Self {
+        Self {
+            outcome: Arc::new(outcome.clone()),
+            heap_bytes: outcome.heap_bytes(),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) enum Request {
+    InFlight,
+    Done(Remembered),
+    Refused,
+}
+
+impl Request {
+    fn heap_bytes(&self) -> usize {
+        match self {
+            Self::Done(remembered) => remembered.heap_bytes,
+            Self::InFlight | Self::Refused => 0,
+        }
+    }
+}
+
+/// The recent requests of a session.
+#[derive(Debug, Default)]
+pub(super) struct Requests {
+    pub(super) highest: u64,
+    /// Of all that is remembered.
+    heap_bytes: usize,
+    /// By id, ascending. Ids mostly come so, and every call comes past here.
+    recent: VecDeque<(u64, Request)>,
+}
+
+impl Requests {
+    /// Returns what is remembered of `id`, or `None` after noting that it begins.
+    pub(super) fn begin(&mut self, id: u64) -> Result<Option<Remembered>, Error> {
+        match self.get(id) {
+            Some(Request::Done(outcome)) => return Ok(Some(outcome.clone())),
+            Some(Request::InFlight) => return Err(Error::RequestInFlight { request_id: id }),
+            Some(Request::Refused) => return Err(self.expired(id)),
+            None if id.saturating_add(REMEMBERED_REQUESTS) <= self.highest => {
+                return Err(self.expired(id));
+            }
+            None => {}
+        }
+        if let Err(place) = self.find(id) {
+            self.recent.insert(place, (id, Request::InFlight));
+        }
+        self.highest = self.highest.max(id);
+        let oldest = self.highest.saturating_sub(REMEMBERED_REQUESTS) + 1;
+        while self.recent.front().is_some_and(|&(id, _)| id < oldest)
+            && let Some((_, request)) = self.recent.pop_front()
+        {
+            self.heap_bytes -= request.heap_bytes();
+        }
+        Ok(None)
+    }
+
+    pub(super) fn finish(&mut self, id: u64, outcome: Option<Remembered>) {
+        if let Ok(known) = self.find(id)
+            && let Some((_, request)) = self.recent.get_mut(known)
+        {
+            *request = outcome.map_or(Request::Refused, Request::Done);
+            self.heap_bytes += request.heap_bytes();
+        }
+        // Rarely more than none: only batches have anything on the heap.
+        let mut others = self
+            .recent
+            .iter_mut()
+            .filter(|&&mut (other, _)| other != id);
+        while self.heap_bytes > REMEMBERED_BYTES
+            && let Some((_, request)) = others.next()
+        {
+            let heap_bytes = request.heap_bytes();
+            if heap_bytes > 0 {
+                // Its retry is refused, as that of a call which is too old.
+                *request = Request::Refused;
+                self.heap_bytes -= heap_bytes;
+            }
+        }
+    }
+
+    pub(super) fn get(&self, id: u64) -> Option<&Request> {
+        let known = self.find(id).ok()?;
+        self.recent.get(known).map(|(_, request)| request)
+    }
+
+    /// Returns where `id` stands, or else where it belongs.
+    fn find(&self, id: u64) -> Result<usize, usize> {
+        match self.recent.back() {
+            Some(&(last, _)) if last >= id => self.recent.binary_search_by_key(&id, |&(id, _)| id),
+            // The next one, as usual.
+            _ => Err(self.recent.len()),
+        }
+    }
+
+    pub(super) fn expired(&self, id: u64) -> Error {
+        Error::RequestExpired {
+            request_id: id,
+            highest: self.highest,
+        }
+    }
+}
