@@ -1,0 +1,224 @@
+//! Daemons: on a thread of this process, or in a process of their own that can be killed.
+
+use std::fs::Permissions;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use goumem::blocking::Client;
+use goumemd::{Config, Listeners};
+use rustix::process::{Resource, getrlimit, setrlimit};
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+use crate::puppet::{Puppet, Puppets, Setup};
+use crate::rpc::Rpc;
+use crate::wait::{PATIENCE, eventually};
+
+/// A daemon on a thread of this process, with its files in a directory of its own.
+#[derive(Debug)]
+pub struct TestDaemon {
+    config: Config,
+    tcp: Option<SocketAddr>,
+    shutdown: CancellationToken,
+    thread: Option<JoinHandle<()>>,
+    directory: Arc<TempDir>,
+}
+
+impl TestDaemon {
+    /// Starts one with the defaults.
+    pub fn start() -> Self {
+        Self::start_with(|_| {})
+    }
+
+    /// Starts one that every user may connect to.
+    pub fn start_for_everybody() -> Self {
+        let directory = directory();
+        std::fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
+        Self::start_in(directory, |config| config.socket_mode = 0o666)
+    }
+
+    /// Starts one with another configuration.
+    pub fn start_with(change: impl FnOnce(&mut Config)) -> Self {
+        Self::start_in(directory(), change)
+    }
+
+    fn start_in(directory: Arc<TempDir>, change: impl FnOnce(&mut Config)) -> Self {
+        raise_fd_limit();
+        let mut config = Config::private(directory.path());
+        config.drain_deadline = Duration::from_secs(2);
+        change(&mut config);
+        let listeners = Listeners::bind(&config).unwrap();
+        let tcp = listeners.tcp_address();
+        let shutdown = CancellationToken::new();
+        let running = goumemd::run(config.clone(), listeners, shutdown.clone());
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
+        let thread = thread::Builder::new()
+            .name("test daemon".to_owned())
+            .spawn(move || runtime.block_on(running).unwrap())
+            .unwrap();
+        Self {
+            config,
+            tcp,
+            shutdown,
+            thread: Some(thread),
+            directory,
+        }
+    }
+
+    /// Ends it, and starts another one on the same files.
+    pub fn restart(mut self) -> Self {
+        let directory = Arc::clone(&self.directory);
+        let config = self.config.clone();
+        self.end();
+        Self::start_in(directory, |new| *new = config)
+    }
+
+    /// Returns the path of its gRPC socket.
+    pub fn socket(&self) -> &Path {
+        &self.config.socket
+    }
+
+    /// Returns the directory of its files.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Returns its TCP address, if it has one.
+    pub fn tcp(&self) -> Option<SocketAddr> {
+        self.tcp
+    }
+
+    /// Opens a session with it by the client library.
+    pub fn client(&self) -> Client {
+        connect(self.socket())
+    }
+
+    /// Opens a session with it by gRPC.
+    pub fn rpc(&self) -> Rpc {
+        Rpc::open(self.socket())
+    }
+
+    fn end(&mut self) {
+        self.shutdown.cancel();
+        if let Some(thread) = self.thread.take() {
+            let ended = thread.join();
+            assert!(ended.is_ok() || thread::panicking(), "the daemon panicked");
+        }
+    }
+}
+
+impl Drop for TestDaemon {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// A daemon in a process of its own, with its files in a directory that may outlive it.
+#[derive(Debug)]
+pub struct DaemonProcess {
+    puppet: Puppet,
+    socket: PathBuf,
+    directory: Arc<TempDir>,
+}
+
+impl DaemonProcess {
+    /// Starts one in a new directory.
+    pub fn start(puppets: Puppets) -> Self {
+        Self::start_with(puppets, &Setup::default(), &[]).unwrap()
+    }
+
+    /// Starts one in a new directory, as `setup` says, with more arguments on its command line.
+    ///
+    /// # Errors
+    /// What the machine does not let a puppet do.
+    pub fn start_with(puppets: Puppets, setup: &Setup, args: &[&str]) -> Result<Self, String> {
+        Self::start_in(puppets, directory(), setup, args)
+    }
+
+    /// Starts one on the files of this one, which should be dead by then.
+    pub fn next(&self, puppets: Puppets) -> Self {
+        Self::start_in(puppets, Arc::clone(&self.directory), &Setup::default(), &[]).unwrap()
+    }
+
+    fn start_in(
+        puppets: Puppets,
+        directory: Arc<TempDir>,
+        setup: &Setup,
+        args: &[&str],
+    ) -> Result<Self, String> {
+        let socket = directory.path().join("goumemd.sock");
+        let data = directory.path().join("data");
+        let mut line = vec![
+            "--listen",
+            socket.to_str().unwrap(),
+            "--data-dir",
+            data.to_str().unwrap(),
+            "--log-level",
+            "error",
+        ];
+        line.extend(args);
+        let puppet = puppets.daemon(setup, &line)?;
+        eventually(PATIENCE, "the daemon listens", || {
+            UnixStream::connect(&socket).is_ok()
+        });
+        Ok(Self {
+            puppet,
+            socket,
+            directory,
+        })
+    }
+
+    /// Returns the path of its gRPC socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Opens a session with it by the client library.
+    pub fn client(&self) -> Client {
+        connect(&self.socket)
+    }
+
+    /// Returns the directory of its files.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Returns the process.
+    pub fn puppet(&mut self) -> &mut Puppet {
+        &mut self.puppet
+    }
+
+    /// Kills it, by `SIGKILL`, and waits until it is gone.
+    pub fn kill(&mut self) {
+        self.puppet.kill();
+    }
+}
+
+fn connect(socket: &Path) -> Client {
+    Client::builder()
+        .socket(socket)
+        .label("test")
+        .connect()
+        .unwrap()
+}
+
+fn directory() -> Arc<TempDir> {
+    Arc::new(tempfile::Builder::new().prefix("gm").tempdir().unwrap())
+}
+
+/// Dozens of daemons and clients share this process.
+fn raise_fd_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // A test that needs more will say so.
+    let _ = setrlimit(Resource::Nofile, limit);
+}

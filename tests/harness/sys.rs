@@ -1,0 +1,131 @@
+//! What a test needs of the kernel and no crate offers safely: fork, users, mounts, mprotect.
+//! The one file of the tests that may hold unsafe code. All of it is for puppets, which call it
+//! while they have one thread, except where said.
+
+use std::ffi::CString;
+use std::io;
+use std::ptr;
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Becomes another user for good.
+///
+/// # Errors
+/// `EPERM` unless this process is root.
+pub fn become_user(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
+    // SAFETY: `groups` is that many group numbers, and outlives the call.
+    check(unsafe { libc::setgroups(groups.len(), groups.as_ptr()) })?;
+    // SAFETY: takes a number.
+    check(unsafe { libc::setgid(gid) })?;
+    // SAFETY: takes a number.
+    check(unsafe { libc::setuid(uid) })
+}
+
+/// Moves into a mount namespace of its own, in which `/dev/shm` has room for so many bytes.
+///
+/// # Errors
+/// `EPERM` without the capability.
+pub fn small_dev_shm(bytes: u64) -> io::Result<()> {
+    // SAFETY: takes flags.
+    check(unsafe { libc::unshare(libc::CLONE_NEWNS) })?;
+    // Else the mount below would show up in everybody's namespace.
+    mount("none", "/", None, libc::MS_REC | libc::MS_PRIVATE, "")?;
+    let options = format!("size={bytes},mode=1777");
+    mount("tmpfs", "/dev/shm", Some("tmpfs"), 0, &options)
+}
+
+fn mount(
+    source: &str,
+    target: &str,
+    kind: Option<&str>,
+    flags: libc::c_ulong,
+    options: &str,
+) -> io::Result<()> {
+    let text = |text: &str| CString::new(text).map_err(io::Error::other);
+    let (source, target, options) = (text(source)?, text(target)?, text(options)?);
+    let kind = kind.map(text).transpose()?;
+    let kind = kind.as_ref().map_or(ptr::null(), |kind| kind.as_ptr());
+    // SAFETY: all are texts that end with a zero byte (or null, which the kernel takes for a
+    // kind), and outlive the call.
+    check(unsafe {
+        libc::mount(
+            source.as_ptr(),
+            target.as_ptr(),
+            kind,
+            flags,
+            options.as_ptr().cast(),
+        )
+    })
+}
+
+/// Forks a child that holds every open fd of this process and lives until standard input closes.
+/// May be called while there are other threads. Returns the child's pid.
+///
+/// # Errors
+/// `EAGAIN` and the like.
+pub fn fork_holder() -> io::Result<i32> {
+    // SAFETY: the child makes only calls that are safe after a fork of a process with threads
+    // (signal-safety(7)): read and _exit.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => {
+            let mut byte = 0u8;
+            loop {
+                // SAFETY: `byte` is one writable byte.
+                let n = unsafe { libc::read(0, (&raw mut byte).cast(), 1) };
+                if n <= 0 {
+                    // SAFETY: ends the process at once; nothing of the parent's is run.
+                    unsafe { libc::_exit(0) };
+                }
+            }
+        }
+        pid => Ok(pid),
+    }
+}
+
+/// Tries to make mapped bytes writable, as a hostile reader would.
+///
+/// # Errors
+/// `EACCES` when the mapping's fd is read-only: what a test hopes for.
+pub fn make_writable(start: usize, length: usize) -> io::Result<()> {
+    let start = ptr::without_provenance_mut::<libc::c_void>(start);
+    // SAFETY: changes the protection of pages, not their contents; nothing in this process
+    // relies on their being read-only.
+    check(unsafe { libc::mprotect(start, length, libc::PROT_READ | libc::PROT_WRITE) })
+}
+
+/// Runs `work` in a forked child, and returns what it returned (0 to 255).
+///
+/// # Errors
+/// `EAGAIN` and the like; `Other` when a signal ended the child.
+pub fn in_forked_child(work: impl FnOnce() -> u8) -> io::Result<u8> {
+    // SAFETY: glibc makes its allocator and its standard streams usable in the child of a
+    // process with threads (pthread_atfork handlers of its own); `work` waits for no thread of
+    // the parent, which would wait for ever, and could only fail a test by that.
+    let pid = match unsafe { libc::fork() } {
+        -1 => return Err(io::Error::last_os_error()),
+        0 => {
+            let code = work();
+            // SAFETY: ends the process at once; nothing of the parent's is run.
+            unsafe { libc::_exit(code.into()) }
+        }
+        pid => pid,
+    };
+    let mut status = 0;
+    // SAFETY: `status` is one writable integer, and `pid` is this process's child.
+    if unsafe { libc::waitpid(pid, &raw mut status, 0) } != pid {
+        return Err(io::Error::last_os_error());
+    }
+    if !libc::WIFEXITED(status) {
+        return Err(io::Error::other(format!(
+            "child ended with status {status:#x}"
+        )));
+    }
+    u8::try_from(libc::WEXITSTATUS(status)).map_err(io::Error::other)
+}

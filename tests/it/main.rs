@@ -1,0 +1,20 @@
+//! The whole system: daemons, clients and their deaths. Each test has its own daemon and its own
+//! directory; one file for each topic.
+
+#![forbid(unsafe_code)]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod arenas;
+mod backings;
+mod complaints;
+mod death;
+mod errors;
+mod hand_over;
+mod once;
+
+use harness::Puppets;
+
+/// The processes that tests start.
+const PUPPETS: Puppets = Puppets {
+    binary: env!("CARGO_BIN_EXE_puppet"),
+};
