@@ -1,0 +1,86 @@
+//! The daemon that is measured: this program once more, as goumemd. It has a process of its own,
+//! as it has in use: in this one it would share the allocator, and the scheduler would have other
+//! threads to choose from, so a call would cost neither what it costs nor what it could.
+
+use std::ffi::OsString;
+use std::io::Read as _;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use tempfile::TempDir;
+
+/// Makes this program goumemd, if it is the first argument. Not for people.
+pub(crate) const SUBCOMMAND: &str = "become-goumemd";
+
+/// How long it may take to listen.
+const START_DEADLINE: Duration = Duration::from_secs(10);
+
+/// A running daemon. It ends when this is dropped, and also if this process is killed.
+#[derive(Debug)]
+pub(crate) struct Daemon {
+    process: Child,
+    directory: TempDir,
+}
+
+impl Daemon {
+    /// Starts one with default settings in a directory of its own, and waits until it listens.
+    ///
+    /// # Errors
+    /// What the OS says; that it ended or did not listen in time.
+    pub(crate) fn start() -> anyhow::Result<Self> {
+        let directory = tempfile::tempdir().context("could not make a directory")?;
+        let program = std::env::current_exe().context("could not find this program")?;
+        let mut command = Command::new(program);
+        command
+            .arg(SUBCOMMAND)
+            .arg("--listen")
+            .arg(socket_in(&directory))
+            .arg("--data-dir")
+            .arg(directory.path().join("data"))
+            .args(["--log-level", "warn"])
+            .stdin(Stdio::piped());
+        let process = command.spawn().context("could not start the daemon")?;
+        let mut daemon = Self { process, directory };
+        let deadline = Instant::now() + START_DEADLINE;
+        while std::os::unix::net::UnixStream::connect(daemon.socket()).is_err() {
+            if let Some(status) = daemon.process.try_wait()? {
+                bail!("the daemon ended at once: {status}");
+            }
+            if Instant::now() > deadline {
+                bail!("the daemon does not listen after {START_DEADLINE:?}");
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(daemon)
+    }
+
+    /// Returns the path of its socket.
+    pub(crate) fn socket(&self) -> PathBuf {
+        socket_in(&self.directory)
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // Its memory and its processes go with it, its files with the directory.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn socket_in(directory: &TempDir) -> PathBuf {
+    directory.path().join("goumemd.sock")
+}
+
+/// Is goumemd, until stdin ends: whoever started it has gone then.
+pub(crate) fn become_daemon(args: impl Iterator<Item = OsString>) -> ExitCode {
+    std::thread::spawn(|| {
+        let mut stdin = std::io::stdin().lock();
+        while stdin.read(&mut [0; 64]).is_ok_and(|n| n > 0) {}
+        #[expect(clippy::exit, reason = "nobody is left to be told")]
+        std::process::exit(1);
+    });
+    goumemd::cli_main(args)
+}

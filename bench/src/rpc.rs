@@ -1,0 +1,183 @@
+//! Allocating by RPC: a raw gRPC client on the Unix socket, one call at a time, beside empty calls
+//! to the same server on the same connection.
+
+use std::path::Path;
+
+use anyhow::{Context as _, ensure};
+use goumem_proto::v1;
+use goumem_proto::v1::daemon_service_client::DaemonServiceClient;
+use goumem_proto::v1::pool_service_client::PoolServiceClient;
+use goumem_proto::v1::session_service_client::SessionServiceClient;
+use tokio::runtime::Runtime;
+use tonic::Request;
+use tonic::metadata::{BinaryMetadataValue, MetadataValue};
+use tonic::transport::{Channel, Endpoint, Uri};
+
+use crate::Bench;
+use crate::daemon::Daemon;
+use crate::report::Line;
+use crate::timing::{Effort, alternate, median_us};
+
+const BLOCK_BYTES: u64 = 64;
+const BATCH_BLOCKS: u32 = 1000;
+const POOL_BYTES: u64 = 64 << 20;
+
+/// Alloc of 64 bytes and Free, in microseconds for the two; beside two empty calls.
+pub(crate) fn alloc_free(bench: &Bench, effort: Effort) -> anyhow::Result<Line> {
+    const CYCLES: usize = 10;
+    let daemon = Daemon::start()?;
+    // The client waits for one call at a time: a second thread of its own would only be woken.
+    let runtime = runtime()?;
+    let mut caller = runtime.block_on(Caller::connect(&daemon.socket()))?;
+    let mut pinger = caller.clone();
+    let medians = alternate(
+        effort.rounds(2000),
+        &mut || runtime.block_on(median_us(CYCLES, async || caller.alloc_free().await)),
+        &mut [("two_pings", &mut || {
+            runtime.block_on(median_us(CYCLES, async || pinger.two_pings().await))
+        })],
+    )?;
+    Ok(Line::new(bench.name, "us", medians))
+}
+
+/// AllocBatch of 1 000 blocks of 64 bytes and FreeBatch, in nanoseconds for each block; beside two
+/// empty calls, their time spread over as many blocks.
+pub(crate) fn batch_1000(bench: &Bench, effort: Effort) -> anyhow::Result<Line> {
+    const CYCLES: usize = 10;
+    let daemon = Daemon::start()?;
+    let runtime = runtime()?;
+    let mut caller = runtime.block_on(Caller::connect(&daemon.socket()))?;
+    let mut pinger = caller.clone();
+    let ns_per_block = |us: f64| us * 1e3 / f64::from(BATCH_BLOCKS);
+    let medians = alternate(
+        effort.rounds(2000),
+        &mut || {
+            let cycles = median_us(CYCLES, async || caller.batch().await);
+            runtime.block_on(cycles).map(ns_per_block)
+        },
+        &mut [("two_pings", &mut || {
+            let cycles = median_us(CYCLES, async || pinger.two_pings().await);
+            runtime.block_on(cycles).map(ns_per_block)
+        })],
+    )?;
+    Ok(Line::new(bench.name, "ns/block", medians))
+}
+
+fn runtime() -> anyhow::Result<Runtime> {
+    let built = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    built.context("could not start the runtime")
+}
+
+/// A session with a pool.
+#[derive(Debug, Clone)]
+struct Caller {
+    daemon: DaemonServiceClient<Channel>,
+    pools: PoolServiceClient<Channel>,
+    token: BinaryMetadataValue,
+    pool_id: u32,
+    /// Each call is to happen once, as a careful client's does.
+    last_request_id: u64,
+}
+
+impl Caller {
+    async fn connect(socket: &Path) -> anyhow::Result<Self> {
+        let path = socket.to_str().context("path of the socket is not UTF-8")?;
+        let channel = Endpoint::from_shared(format!("unix:{path}"))?
+            .origin(Uri::from_static("http://localhost"))
+            .connect()
+            .await?;
+        let open = v1::OpenSessionRequest {
+            label: "goumem-bench".to_owned(),
+            ttl_ms: 0,
+        };
+        let opened = SessionServiceClient::new(channel.clone())
+            .open(open)
+            .await?
+            .into_inner();
+        let mut caller = Self {
+            daemon: DaemonServiceClient::new(channel.clone()),
+            pools: PoolServiceClient::new(channel),
+            token: MetadataValue::from_bytes(&opened.token),
+            pool_id: 0,
+            last_request_id: 0,
+        };
+        let create = v1::CreatePoolRequest {
+            name: "bench".to_owned(),
+            capacity_bytes: POOL_BYTES,
+            ..v1::CreatePoolRequest::default()
+        };
+        let create = caller.with_token(create);
+        let created = caller.pools.create(create).await?.into_inner();
+        caller.pool_id = created.pool.context("a reply without its pool")?.pool_id;
+        Ok(caller)
+    }
+
+    async fn two_pings(&mut self) -> anyhow::Result<()> {
+        self.daemon.ping(v1::PingRequest {}).await?;
+        self.daemon.ping(v1::PingRequest {}).await?;
+        Ok(())
+    }
+
+    async fn alloc_free(&mut self) -> anyhow::Result<()> {
+        let spec = v1::BlockSpec {
+            size_bytes: BLOCK_BYTES,
+            ..v1::BlockSpec::default()
+        };
+        let alloc = v1::AllocRequest {
+            pool_id: self.pool_id,
+            spec: Some(spec),
+            request_id: self.next_request_id(),
+        };
+        let alloc = self.with_token(alloc);
+        let block = self.pools.alloc(alloc).await?.into_inner().block;
+        let handle = block.and_then(|block| block.handle);
+        ensure!(handle.is_some(), "a reply without its handle");
+        let free = v1::FreeRequest {
+            handle,
+            request_id: self.next_request_id(),
+        };
+        let free = self.with_token(free);
+        self.pools.free(free).await?;
+        Ok(())
+    }
+
+    async fn batch(&mut self) -> anyhow::Result<()> {
+        let spec = v1::BlockSpec {
+            size_bytes: BLOCK_BYTES,
+            count: BATCH_BLOCKS,
+            ..v1::BlockSpec::default()
+        };
+        let alloc = v1::AllocBatchRequest {
+            pool_id: self.pool_id,
+            specs: vec![spec],
+            request_id: self.next_request_id(),
+        };
+        let alloc = self.with_token(alloc);
+        let handles = self.pools.alloc_batch(alloc).await?.into_inner().handles;
+        let free = v1::FreeBatchRequest {
+            handles,
+            request_id: self.next_request_id(),
+        };
+        let free = self.with_token(free);
+        let freed = self.pools.free_batch(free).await?.into_inner().freed;
+        ensure!(
+            freed == BATCH_BLOCKS,
+            "{freed} blocks of {BATCH_BLOCKS} were freed"
+        );
+        Ok(())
+    }
+
+    fn next_request_id(&mut self) -> u64 {
+        self.last_request_id += 1;
+        self.last_request_id
+    }
+
+    fn with_token<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        let key = goumem_proto::model::SESSION_METADATA_KEY;
+        request.metadata_mut().insert_bin(key, self.token.clone());
+        request
+    }
+}

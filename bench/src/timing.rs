@@ -1,0 +1,122 @@
+//! How time is taken: in alternating runs of everything that is compared, and by medians, so that
+//! whatever else the machine does meets all of them alike.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// How much to measure.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Effort {
+    pub(crate) quick: bool,
+}
+
+impl Effort {
+    /// Returns how many rounds to run of `full`.
+    pub(crate) fn rounds(self, full: usize) -> usize {
+        if self.quick { full.div_ceil(10) } else { full }
+    }
+}
+
+/// One run of something: returns what was measured.
+pub(crate) type Run<'a> = &'a mut dyn FnMut() -> anyhow::Result<f64>;
+
+/// The medians over all runs.
+#[derive(Debug)]
+pub(crate) struct Medians {
+    pub(crate) goumem: f64,
+    pub(crate) peers: BTreeMap<&'static str, f64>,
+}
+
+/// Runs goumem, each peer, goumem again and so on, `rounds` times. A first round is not counted:
+/// it fills caches and pools.
+///
+/// # Errors
+/// The first error of a run.
+pub(crate) fn alternate(
+    rounds: usize,
+    goumem: Run<'_>,
+    peers: &mut [(&'static str, Run<'_>)],
+) -> anyhow::Result<Medians> {
+    let mut ours = Vec::with_capacity(rounds);
+    let mut theirs = vec![Vec::with_capacity(rounds); peers.len()];
+    goumem()?;
+    for (_, run) in &mut *peers {
+        run()?;
+    }
+    for _ in 0..rounds {
+        ours.push(goumem()?);
+        for ((_, run), measured) in peers.iter_mut().zip(&mut theirs) {
+            measured.push(run()?);
+        }
+    }
+    let names = peers.iter().map(|(name, _)| *name);
+    Ok(Medians {
+        goumem: median(ours),
+        peers: names.zip(theirs.into_iter().map(median)).collect(),
+    })
+}
+
+/// Returns the nanoseconds of each of `n` repetitions, taken as a whole.
+///
+/// # Errors
+/// The first error of a repetition.
+pub(crate) fn each_ns(
+    n: u32,
+    mut repeat: impl FnMut() -> anyhow::Result<()>,
+) -> anyhow::Result<f64> {
+    let start = Instant::now();
+    for _ in 0..n {
+        repeat()?;
+    }
+    Ok(start.elapsed().as_secs_f64() * 1e9 / f64::from(n))
+}
+
+/// Returns the median, in microseconds, of `n` repetitions that are timed one by one.
+///
+/// # Errors
+/// The first error of a repetition.
+pub(crate) async fn median_us(
+    n: usize,
+    mut repeat: impl AsyncFnMut() -> anyhow::Result<()>,
+) -> anyhow::Result<f64> {
+    let mut times = Vec::with_capacity(n);
+    for _ in 0..n {
+        let start = Instant::now();
+        repeat().await?;
+        times.push(us(start.elapsed()));
+    }
+    Ok(median(times))
+}
+
+fn us(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e6
+}
+
+/// Returns the middle one; NaN of nothing.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_alternate_and_the_first_round_is_not_counted() {
+        let order = std::cell::RefCell::new(String::new());
+        let run = |name: char, value: f64| {
+            order.borrow_mut().push(name);
+            Ok(value)
+        };
+        let mut n = 0.0;
+        let mut ours = || {
+            n += 1.0;
+            run('a', n)
+        };
+        let mut theirs = || run('b', 7.0);
+        let medians = alternate(3, &mut ours, &mut [("b", &mut theirs)]).unwrap();
+        assert_eq!(*order.borrow(), "abababab");
+        assert_eq!((medians.goumem, medians.peers["b"]), (3.0, 7.0));
+    }
+}
