@@ -18,17 +18,17 @@ use goumem_shm::os::Segment;
 use goumem_shm::{AccessError, ArenaMemory};
 
 use crate::error::Error;
-use crate::permission;
 use crate::mappers::Mappers;
+use crate::permission;
 use crate::pool::{Shared, TablePages};
 use crate::session::{Caller, Session};
 
 mod holders;
 mod waiters;
 
-pub use waiters::{GrantedArena, WaitTicket, Waited};
 use holders::Holders;
 use waiters::Waiter;
+pub use waiters::{GrantedArena, WaitTicket, Waited};
 
 /// An arena pool.
 #[derive(Debug)]
@@ -158,7 +158,9 @@ impl ArenaPool {
             sessions: u32::try_from(state.mapped_by.len()).unwrap_or(u32::MAX),
         };
         for index in 0..self.memory.geometry().arenas() {
-            let Some(words) = self.memory.words(index) else { continue };
+            let Some(words) = self.memory.words(index) else {
+                continue;
+            };
             let word = words.load();
             match word.state() {
                 Some(ArenaState::Exclusive) => stat.exclusive += 1,
@@ -182,8 +184,10 @@ impl ArenaPool {
         let mut state = self.lock();
         session.require_live()?;
         self.require_usable(&state)?;
-        let control =
-            self.control.hand_out(false).map_err(|e| Error::os("hand out CONTROL", e))?;
+        let control = self
+            .control
+            .hand_out(false)
+            .map_err(|e| Error::os("hand out CONTROL", e))?;
         let data = self
             .data
             .hand_out(access == Access::ReadWrite)
@@ -227,7 +231,9 @@ impl ArenaPool {
             let state = self.lock();
             session.require_live()?;
             self.require_holder(&state, session, arena)?;
-            Ok(self.memory.alloc(arena, session.number, size_bytes, align_bytes)?)
+            Ok(self
+                .memory
+                .alloc(arena, session.number, size_bytes, align_bytes)?)
         })
     }
 
@@ -335,7 +341,9 @@ impl ArenaPool {
         let state = self.lock();
         let bytes = self.payload_bytes + state.data_table_bytes + state.tables.bytes();
         self.shared.budget.release(bytes);
-        self.shared.quotas.discharge(self.permissions.uid, self.payload_bytes);
+        self.shared
+            .quotas
+            .discharge(self.permissions.uid, self.payload_bytes);
         self.remove_files();
     }
 
@@ -357,7 +365,11 @@ impl ArenaPool {
         }
         let mut freed = 0;
         for index in 0..self.memory.geometry().arenas() {
-            if self.memory.words(index).is_some_and(|words| words.sweep(dead.number)) {
+            if self
+                .memory
+                .words(index)
+                .is_some_and(|words| words.sweep(dead.number))
+            {
                 freed += self.memory.geometry().arena_bytes();
             }
         }
@@ -366,7 +378,9 @@ impl ArenaPool {
                 freed += self.memory.geometry().arena_bytes();
             }
         }
-        state.waiters.retain(|waiter| waiter.session.number != dead.number);
+        state
+            .waiters
+            .retain(|waiter| waiter.session.number != dead.number);
         state.mapped_by.remove_all(dead.number);
         self.serve(&mut state);
         freed
@@ -387,7 +401,10 @@ impl ArenaPool {
             })
             .count();
         let named = state.holders.held_by(session.number).len();
-        ((exclusive + named) as u64, state.mapped_by.contains(session.number))
+        (
+            (exclusive + named) as u64,
+            state.mapped_by.contains(session.number),
+        )
     }
 
     /// Lists the arenas that are not free, and who holds them as far as the caller may know.
@@ -400,7 +417,9 @@ impl ArenaPool {
         let sees_all = permission::owns(caller, &self.permissions);
         let mut list = Vec::new();
         for index in 0..self.memory.geometry().arenas() {
-            let Some(words) = self.memory.words(index) else { continue };
+            let Some(words) = self.memory.words(index) else {
+                continue;
+            };
             let word = words.load();
             let arena = self.memory.handle(index, word.generation());
             let (name, mut holders) = match word.state() {
@@ -412,13 +431,28 @@ impl ArenaPool {
                 Some(ArenaState::Exclusive) => {
                     let (uid, pid) = pid_of(word.owner());
                     let access = Access::ReadWrite;
-                    (None, vec![ArenaHolder { session: word.owner(), uid, pid, access }])
+                    (
+                        None,
+                        vec![ArenaHolder {
+                            session: word.owner(),
+                            uid,
+                            pid,
+                            access,
+                        }],
+                    )
                 }
                 Some(ArenaState::Named) => {
-                    let Some(named) = state.holders.of(index) else { continue };
+                    let Some(named) = state.holders.of(index) else {
+                        continue;
+                    };
                     let holders = named.iter().map(|(session, access)| {
                         let (uid, pid) = pid_of(session);
-                        ArenaHolder { session, uid, pid, access }
+                        ArenaHolder {
+                            session,
+                            uid,
+                            pid,
+                            access,
+                        }
                     });
                     (Some(named.name().clone()), holders.collect())
                 }
@@ -428,13 +462,22 @@ impl ArenaPool {
                 holders.retain(|holder| holder.uid == caller.uid);
             }
             let used_bytes = self.memory.used_bytes(arena).unwrap_or(0);
-            list.push(ArenaHolders { arena, name, used_bytes, holders });
+            list.push(ArenaHolders {
+                arena,
+                name,
+                used_bytes,
+                holders,
+            });
         }
         list
     }
 
     fn arena_info(&self, arena: Handle, access: Access) -> ArenaInfo {
-        ArenaInfo { arena, size_bytes: self.memory.geometry().arena_bytes(), access }
+        ArenaInfo {
+            arena,
+            size_bytes: self.memory.geometry().arena_bytes(),
+            access,
+        }
     }
 
     /// Refuses a session that does not hold the arena that the handle points into, or holds it
@@ -449,20 +492,29 @@ impl ArenaPool {
         let word = words.load();
         let holds = match word.state() {
             Some(ArenaState::Exclusive) => word.owner() == session.number,
-            Some(ArenaState::Named) => state.holders.of(at.index).is_some_and(|named| {
-                named.access(session.number) == Some(Access::ReadWrite)
-            }),
+            Some(ArenaState::Named) => state
+                .holders
+                .of(at.index)
+                .is_some_and(|named| named.access(session.number) == Some(Access::ReadWrite)),
             Some(ArenaState::Free) | None => false,
         };
         if holds {
             Ok(())
         } else {
-            Err(AccessError::NotOwner { handle, owner: word.owner() }.into())
+            Err(AccessError::NotOwner {
+                handle,
+                owner: word.owner(),
+            }
+            .into())
         }
     }
 
     fn require_usable(&self, state: &ArenaPoolState) -> Result<(), Error> {
-        if state.destroying { Err(Error::PoolDestroyed { pool_id: self.id }) } else { Ok(()) }
+        if state.destroying {
+            Err(Error::PoolDestroyed { pool_id: self.id })
+        } else {
+            Ok(())
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, ArenaPoolState> {

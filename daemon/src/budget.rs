@@ -35,9 +35,8 @@ impl Budget {
     /// Returns a budget of `limit_bytes` (half of the machine's memory when `None`) that leaves
     /// `reserve_bytes` to the rest of the machine.
     pub fn new(limit_bytes: Option<u64>, reserve_bytes: u64) -> Self {
-        let limit_bytes = limit_bytes.unwrap_or_else(|| {
-            Machine::read().map_or(u64::MAX, |memory| memory.total_bytes / 2)
-        });
+        let limit_bytes = limit_bytes
+            .unwrap_or_else(|| Machine::read().map_or(u64::MAX, |memory| memory.total_bytes / 2));
         Self {
             limit_bytes,
             reserve_bytes,
@@ -58,7 +57,10 @@ impl Budget {
             return Ok(());
         }
         let mut state = self.lock();
-        if state.read_at.is_none_or(|at| now.saturating_duration_since(at) > READING_LASTS) {
+        if state
+            .read_at
+            .is_none_or(|at| now.saturating_duration_since(at) > READING_LASTS)
+        {
             state.available_bytes = available_bytes(Machine::read().ok().as_ref());
             state.read_at = Some(now);
         }
@@ -99,7 +101,11 @@ impl Budget {
     pub fn report(&self) -> (u64, u64, u64) {
         let available = available_bytes(Machine::read().ok().as_ref());
         let committed_bytes = self.lock().committed_bytes;
-        (committed_bytes, self.limit_bytes, available.saturating_sub(self.reserve_bytes))
+        (
+            committed_bytes,
+            self.limit_bytes,
+            available.saturating_sub(self.reserve_bytes),
+        )
     }
 
     fn lock(&self) -> MutexGuard<'_, BudgetState> {
@@ -109,7 +115,9 @@ impl Budget {
 
 /// Returns what machine and cgroup have left; without a reading, only the limit protects.
 fn available_bytes(memory: Option<&MachineMemory>) -> u64 {
-    let Some(memory) = memory else { return u64::MAX };
+    let Some(memory) = memory else {
+        return u64::MAX;
+    };
     let in_cgroup = match (memory.cgroup_limit_bytes, memory.cgroup_usage_bytes) {
         (Some(limit), Some(usage)) => limit.saturating_sub(usage),
         _ => u64::MAX,
@@ -127,7 +135,10 @@ pub struct Quotas {
 impl Quotas {
     /// Returns a ledger in which each user may have `quota_bytes`.
     pub fn new(quota_bytes: u64) -> Self {
-        Self { quota_bytes, used: Mutex::default() }
+        Self {
+            quota_bytes,
+            used: Mutex::default(),
+        }
     }
 
     /// Charges a user.
@@ -137,7 +148,10 @@ impl Quotas {
     pub fn charge(&self, uid: u32, bytes: u64) -> Result<(), Error> {
         let mut used = self.lock();
         let used_bytes = used.entry(uid).or_default();
-        match used_bytes.checked_add(bytes).filter(|&sum| sum <= self.quota_bytes) {
+        match used_bytes
+            .checked_add(bytes)
+            .filter(|&sum| sum <= self.quota_bytes)
+        {
             Some(sum) => {
                 *used_bytes = sum;
                 Ok(())
@@ -160,7 +174,9 @@ impl Quotas {
     pub fn discharge(&self, uid: u32, bytes: u64) {
         let mut used = self.lock();
         if let Some(sum) = used.get_mut(&uid) {
-            *sum = sum.checked_sub(bytes).expect("pools discharge what they charged");
+            *sum = sum
+                .checked_sub(bytes)
+                .expect("pools discharge what they charged");
         }
     }
 

@@ -23,6 +23,7 @@ use crate::pool::Shared;
 use crate::session::{Caller, Sessions};
 
 mod arenas;
+mod blocks;
 mod create;
 mod files;
 mod pools;
@@ -146,7 +147,9 @@ impl Core {
             AnyPool::Blocks(pool) => pool.resolve(read.handle)?.size_bytes,
             AnyPool::Arenas(pool) if read.length_bytes.is_some() => {
                 // The copy is checked against the arena's end.
-                return pool.used_from(read.handle).map(|_| read.length_bytes.unwrap_or(0));
+                return pool
+                    .used_from(read.handle)
+                    .map(|_| read.length_bytes.unwrap_or(0));
             }
             AnyPool::Arenas(pool) => pool.used_from(read.handle)?,
         };
@@ -162,7 +165,9 @@ impl Core {
                 Some(end) if end <= limit_bytes => Ok(length),
                 _ => Err(out_of_range(length)),
             },
-            None => limit_bytes.checked_sub(read.offset_bytes).ok_or_else(|| out_of_range(0)),
+            None => limit_bytes
+                .checked_sub(read.offset_bytes)
+                .ok_or_else(|| out_of_range(0)),
         }
     }
 

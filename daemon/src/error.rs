@@ -279,7 +279,10 @@ impl Error {
         doing: &'static str,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
-        Self::Os { doing, source: source.into() }
+        Self::Os {
+            doing,
+            source: source.into(),
+        }
     }
 }
 

@@ -37,7 +37,11 @@ pub(crate) fn require_owner(
     permissions: &Permissions,
     what: impl FnOnce() -> String,
 ) -> Result<(), Error> {
-    if owns(caller, permissions) { Ok(()) } else { Err(denied(caller, what())) }
+    if owns(caller, permissions) {
+        Ok(())
+    } else {
+        Err(denied(caller, what()))
+    }
 }
 
 /// Returns whether the caller is the pool's owner or root, who may see every holder.
@@ -52,7 +56,10 @@ pub(crate) fn is_root(caller: &Caller) -> bool {
 
 /// Returns the error for a caller who may not do `what`.
 pub(crate) fn denied(caller: &Caller, what: String) -> Error {
-    Error::PermissionDenied { uid: caller.uid, what }
+    Error::PermissionDenied {
+        uid: caller.uid,
+        what,
+    }
 }
 
 /// Settles the permissions of a new pool.
@@ -64,7 +71,11 @@ pub(crate) fn chosen(caller: &Caller, gid: Option<u32>, mode: u32) -> Result<Per
     if !is_root(caller) && !caller.is_in_group(gid) {
         return Err(denied(caller, format!("give a pool to group {gid}")));
     }
-    Ok(Permissions { uid: caller.uid, gid, mode })
+    Ok(Permissions {
+        uid: caller.uid,
+        gid,
+        mode,
+    })
 }
 
 /// The digit of the mode that is about the caller, as the kernel picks it: the first that fits.
@@ -85,20 +96,37 @@ mod tests {
     use super::*;
 
     fn caller(uid: u32, gid: u32, local: bool) -> Caller {
-        Caller { uid, gid, pid: 0, local, pidfd: None, session: None }
+        Caller {
+            uid,
+            gid,
+            pid: 0,
+            local,
+            pidfd: None,
+            session: None,
+        }
     }
 
     fn may(caller: &Caller, mode: u32, access: Access) -> bool {
-        let permissions = Permissions { uid: 1000, gid: 100, mode };
+        let permissions = Permissions {
+            uid: 1000,
+            gid: 100,
+            mode,
+        };
         require(caller, &permissions, access, "p").is_ok()
     }
 
     #[test]
     fn the_first_digit_that_fits_decides() {
-        let (owner, group, other) =
-            (caller(1000, 1, true), caller(7, 100, true), caller(7, 7, true));
+        let (owner, group, other) = (
+            caller(1000, 1, true),
+            caller(7, 100, true),
+            caller(7, 7, true),
+        );
         assert!(may(&owner, 0o600, Access::ReadWrite));
-        assert!(!may(&owner, 0o066, Access::ReadOnly), "owner's digit is 0, others' is not asked");
+        assert!(
+            !may(&owner, 0o066, Access::ReadOnly),
+            "owner's digit is 0, others' is not asked"
+        );
         assert!(may(&group, 0o640, Access::ReadOnly));
         assert!(!may(&group, 0o640, Access::ReadWrite));
         assert!(!may(&other, 0o660, Access::ReadOnly));

@@ -204,15 +204,20 @@ impl Pool {
     pub fn set_capacity(&self, capacity_bytes: u64) -> Result<(), Error> {
         let max_bytes = self.memory.geometry().n_pages().bytes();
         let pages = PageCount::for_bytes(capacity_bytes).filter(|p| p.bytes() <= max_bytes);
-        let pages = pages
-            .ok_or(Error::CapacityTooLarge { requested_bytes: capacity_bytes, max_bytes })?;
+        let pages = pages.ok_or(Error::CapacityTooLarge {
+            requested_bytes: capacity_bytes,
+            max_bytes,
+        })?;
         let mut state = self.lock();
         self.return_idle(&mut state);
         let granted_bytes = state.heap.granted_pages().bytes();
-        state.heap.set_quota(pages).map_err(|_| Error::CapacityTooSmall {
-            requested_bytes: capacity_bytes,
-            granted_bytes,
-        })?;
+        state
+            .heap
+            .set_quota(pages)
+            .map_err(|_| Error::CapacityTooSmall {
+                requested_bytes: capacity_bytes,
+                granted_bytes,
+            })?;
         self.memory.header().set_unit_bytes(pages.bytes());
         Ok(())
     }
@@ -225,8 +230,10 @@ impl Pool {
         let mut state = self.lock();
         session.require_live()?;
         self.require_usable(&state)?;
-        let control =
-            self.control.hand_out(false).map_err(|e| Error::os("hand out CONTROL", e))?;
+        let control = self
+            .control
+            .hand_out(false)
+            .map_err(|e| Error::os("hand out CONTROL", e))?;
         let data = self
             .data
             .hand_out(access == Access::ReadWrite)
@@ -311,11 +318,16 @@ impl Pool {
     /// `BackingUnsupported`, `Os`.
     pub fn flush(&self) -> Result<(), Error> {
         if self.backing != Backing::File {
-            return Err(Error::BackingUnsupported { backing: self.backing, what: "be flushed" });
+            return Err(Error::BackingUnsupported {
+                backing: self.backing,
+                what: "be flushed",
+            });
         }
         let _state = self.lock();
         self.data.flush().map_err(|e| Error::os("flush DATA", e))?;
-        self.control.flush().map_err(|e| Error::os("flush CONTROL", e))
+        self.control
+            .flush()
+            .map_err(|e| Error::os("flush CONTROL", e))
     }
 
     /// Gives free committed memory back to the OS; returns how many bytes.
@@ -335,13 +347,16 @@ impl Pool {
     /// Returns when the next free memory is due for a purge, if any is committed.
     pub fn purge_due(&self, now: Instant) -> Option<Instant> {
         let state = self.lock();
-        let idle =
-            state.heap.free_committed_pages() > PageCount::ZERO || state.local.may_idle();
+        let idle = state.heap.free_committed_pages() > PageCount::ZERO || state.local.may_idle();
         (idle || !state.abandoned.is_empty()).then(|| now + self.shared.purge_after)
     }
 
     fn require_usable(&self, state: &PoolState) -> Result<(), Error> {
-        if state.destroying { Err(Error::PoolDestroyed { pool_id: self.id }) } else { Ok(()) }
+        if state.destroying {
+            Err(Error::PoolDestroyed { pool_id: self.id })
+        } else {
+            Ok(())
+        }
     }
 
     /// Commits what is missing of the tables under `data` and `control`, after the budget.
@@ -357,14 +372,20 @@ impl Pool {
         }
         let of_data = state.data_tables.missing(data.iter().cloned());
         let of_control = state.control_tables.missing(control.iter().cloned());
-        let bytes: u64 = of_data.iter().chain(&of_control).map(|run| run.end - run.start).sum();
+        let bytes: u64 = of_data
+            .iter()
+            .chain(&of_control)
+            .map(|run| run.end - run.start)
+            .sum();
         self.shared.budget.reserve(bytes, now)?;
-        let committed =
-            commit_runs(&self.data, &of_data).and_then(|()| commit_runs(&self.control, &of_control));
+        let committed = commit_runs(&self.data, &of_data)
+            .and_then(|()| commit_runs(&self.control, &of_control));
         match committed {
             Ok(()) => {
                 of_data.iter().for_each(|run| state.data_tables.insert(run));
-                of_control.iter().for_each(|run| state.control_tables.insert(run));
+                of_control
+                    .iter()
+                    .for_each(|run| state.control_tables.insert(run));
                 Ok(())
             }
             Err(source) => {
@@ -375,7 +396,10 @@ impl Pool {
                     }
                 }
                 self.shared.budget.release(bytes);
-                Err(Error::NoSpace { requested_bytes: bytes, source })
+                Err(Error::NoSpace {
+                    requested_bytes: bytes,
+                    source,
+                })
             }
         }
     }
@@ -394,15 +418,29 @@ impl Pool {
         let state = self.lock();
         state.heap.check();
         let granted: u32 = state.spans.values().map(|span| span.pages.get()).sum();
-        assert_eq!(granted, state.heap.granted_pages().get(), "spans cover what is granted");
+        assert_eq!(
+            granted,
+            state.heap.granted_pages().get(),
+            "spans cover what is granted"
+        );
         for (first, span) in &state.spans {
-            let Some(goumem_shm::page_map::PageEntry::Head { class, lessee, pages, .. }) =
-                self.memory.entry(*first)
+            let Some(goumem_shm::page_map::PageEntry::Head {
+                class,
+                lessee,
+                pages,
+                ..
+            }) = self.memory.entry(*first)
             else {
                 panic!("span at {first} has no head entry");
             };
-            assert_eq!((class, lessee, pages), (span.class, span.lessee, span.pages));
-            assert_eq!(state.abandoned.contains(first), lessee == SessionNumber::NOBODY);
+            assert_eq!(
+                (class, lessee, pages),
+                (span.class, span.lessee, span.pages)
+            );
+            assert_eq!(
+                state.abandoned.contains(first),
+                lessee == SessionNumber::NOBODY
+            );
         }
     }
 }

@@ -16,6 +16,7 @@ use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
+use tracing::level_filters::LevelFilter;
 use tracing::{Span, debug_span, field};
 
 use crate::caller;
@@ -99,10 +100,13 @@ impl Edge {
             return Err(Error::ShuttingDown);
         }
         let caller = caller::identify(request, self.core.sessions(), now)?;
-        let span = Span::current();
-        span.record("uid", caller.uid);
-        if let Some(session) = &caller.session {
-            span.record("session", session.number.get());
+        // Else there is no span, and to ask for it takes as long as all the rest here.
+        if LevelFilter::current() >= LevelFilter::DEBUG {
+            let span = Span::current();
+            span.record("uid", caller.uid);
+            if let Some(session) = &caller.session {
+                span.record("session", session.number.get());
+            }
         }
         Ok(caller)
     }

@@ -116,7 +116,11 @@ impl Session {
     /// # Errors
     /// `SessionExpired`.
     pub fn require_live(&self) -> Result<(), Error> {
-        if self.is_live() { Ok(()) } else { Err(Error::SessionExpired) }
+        if self.is_live() {
+            Ok(())
+        } else {
+            Err(Error::SessionExpired)
+        }
     }
 
     /// Marks it dead; returns whether this call did.
@@ -141,7 +145,10 @@ impl Session {
 
     /// Returns whether it listens to events.
     pub fn is_connected(&self) -> bool {
-        self.lock().events.as_ref().is_some_and(|events| !events.is_closed())
+        self.lock()
+            .events
+            .as_ref()
+            .is_some_and(|events| !events.is_closed())
     }
 
     /// Begins to send it events; an earlier stream ends.
@@ -190,10 +197,15 @@ impl Session {
                 .outcome
                 .downcast_ref::<T>()
                 .cloned()
-                .ok_or(Error::RequestExpired { request_id: id.get(), highest });
+                .ok_or(Error::RequestExpired {
+                    request_id: id.get(),
+                    highest,
+                });
         }
         let outcome = call();
-        self.lock().requests.finish(id.get(), outcome.as_ref().ok().map(Remembered::new));
+        self.lock()
+            .requests
+            .finish(id.get(), outcome.as_ref().ok().map(Remembered::new));
         outcome
     }
 
@@ -226,7 +238,9 @@ impl Session {
         }
         let mut state = self.lock();
         if let Ok(None) = state.requests.begin(id.get()) {
-            state.requests.finish(id.get(), Some(Remembered::new(outcome)));
+            state
+                .requests
+                .finish(id.get(), Some(Remembered::new(outcome)));
         }
     }
 
@@ -256,7 +270,10 @@ impl Sessions {
     /// Returns an empty table for at most `limit` sessions (65 534 at the most).
     pub fn new(limit: usize) -> Self {
         let limit = limit.min(usize::from(u16::MAX) - 1);
-        Self { limit, state: Mutex::default() }
+        Self {
+            limit,
+            state: Mutex::default(),
+        }
     }
 
     /// Opens a session for the caller.
@@ -271,13 +288,17 @@ impl Sessions {
         now: Instant,
     ) -> Result<Arc<Session>, Error> {
         let mut token = [0u8; 16];
-        getrandom::fill(&mut token).map_err(|e| Error::os("make a session token", e.to_string()))?;
+        getrandom::fill(&mut token)
+            .map_err(|e| Error::os("make a session token", e.to_string()))?;
         let token = SessionToken::new(token);
         let watched = caller.pidfd.as_deref().map(duplicate).transpose();
         let watched = watched.map_err(|e| Error::os("hold a session's process", e))?;
         let mut table = self.lock();
         if table.by_number.len() >= self.limit {
-            return Err(Error::TooMany { table: Table::Sessions, limit: self.limit as u64 });
+            return Err(Error::TooMany {
+                table: Table::Sessions,
+                limit: self.limit as u64,
+            });
         }
         let number = table.free_number();
         table.next_serial += 1;
@@ -339,7 +360,10 @@ impl Sessions {
 }
 
 fn duplicate(pidfd: &PidFd) -> io::Result<PidFd> {
-    Ok(PidFd::from_fd(pidfd.as_fd().try_clone_to_owned()?, pidfd.pid()))
+    Ok(PidFd::from_fd(
+        pidfd.as_fd().try_clone_to_owned()?,
+        pidfd.pid(),
+    ))
 }
 
 impl SessionTable {

@@ -1,5 +1,5 @@
-//! How messages become bytes: prost's encoding, with the buffers arranged so that its many small
-//! steps are cheap. A batch of a thousand handles is six thousand of them each way.
+//! How messages become bytes: in the encoding of prost, with the buffers arranged so that its many
+//! small steps are cheap. A batch of a thousand handles is six thousand of them each way.
 
 use std::marker::PhantomData;
 
@@ -8,8 +8,9 @@ use prost::{EncodeError, Message};
 use tonic::Status;
 use tonic::codec::{DecodeBuf, EncodeBuf};
 
-/// Encoded on the side and copied. In longer messages the bytes of a block are most of it, and one
-/// copy less is worth more than quick steps.
+/// Up to this length, messages are encoded and decoded in memory of their own, where a step is a
+/// load or a store: in tonic's buffers it would be a call. In longer ones the bytes of a block are
+/// most of it, and a copy less is worth more than quick steps.
 const MAX_COPIED_BYTES: usize = 32 << 10;
 
 /// The codec of every call.
@@ -51,7 +52,6 @@ impl<T: Message> tonic::codec::Encoder for Encoder<T> {
 
     fn encode(&mut self, message: T, into: &mut EncodeBuf<'_>) -> Result<(), Status> {
         if message.encoded_len() <= MAX_COPIED_BYTES {
-            // A step is a store here: tonic's buffer would be asked for room at each.
             into.put_slice(&message.encode_to_vec());
             return Ok(());
         }
@@ -69,11 +69,19 @@ impl<U: Message + Default> tonic::codec::Decoder for Decoder<U> {
     type Error = Status;
 
     fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
-        // Taken out of tonic's buffer as a whole and without a copy; a step then moves a pointer.
-        let message = from.copy_to_bytes(from.remaining());
-        U::decode(message).map(Some).map_err(|error| {
-            // As tonic's own codec has it, so that clients see no difference.
-            Status::internal(error.to_string())
-        })
+        let len_bytes = from.remaining();
+        let decoded = match from.chunk().get(..len_bytes) {
+            Some(message) if len_bytes <= MAX_COPIED_BYTES => {
+                let decoded = U::decode(message);
+                from.advance(len_bytes);
+                decoded
+            }
+            // Taken out of tonic's buffer as a whole: the bytes of a block are not copied.
+            _ => U::decode(from.copy_to_bytes(len_bytes)),
+        };
+        // As tonic's own codec has it, so that clients see no difference.
+        decoded
+            .map(Some)
+            .map_err(|error| Status::internal(error.to_string()))
     }
 }

@@ -208,7 +208,10 @@ impl PoolCore {
         // One call maps the whole span, at a fifth of what its first touches would cost one by
         // one. Best effort: a page that is not mapped now is mapped by its touch.
         let start = self.memory.geometry().page_offset(lease.first_page).get();
-        let _ = self.memory.data().prefault_write(start..start + lease.pages.bytes());
+        let _ = self
+            .memory
+            .data()
+            .prefault_write(start..start + lease.pages.bytes());
         let number = self.session.number;
         Ok(LeasedSpan::attach(
             &self.memory,

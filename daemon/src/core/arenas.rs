@@ -32,7 +32,11 @@ impl Core {
     ) -> Result<OpenedArenaPool, Error> {
         let create = || {
             let pool = self.new_arena_pool(caller, &request, now)?;
-            Ok(OpenedArenaPool { pool: pool.info(), created: true, access: Access::ReadWrite })
+            Ok(OpenedArenaPool {
+                pool: pool.info(),
+                created: true,
+                access: Access::ReadWrite,
+            })
         };
         match &caller.session {
             Some(session) => session.once(request.request_id, create),
@@ -56,7 +60,11 @@ impl Core {
         let arenas = request.expect_arenas.unwrap_or(info.arenas);
         let arena_bytes = request.expect_arena_bytes.unwrap_or(info.arena_bytes);
         require_like(&info, arenas, arena_bytes)?;
-        Ok(OpenedArenaPool { pool: info, created: false, access: request.access })
+        Ok(OpenedArenaPool {
+            pool: info,
+            created: false,
+            access: request.access,
+        })
     }
 
     /// Opens an arena pool, or creates it.
@@ -83,7 +91,11 @@ impl Core {
                         return Err(mismatch(&info, "backing", expected, found));
                     }
                     let access = Access::ReadWrite;
-                    return Ok(OpenedArenaPool { pool: info, created: false, access });
+                    return Ok(OpenedArenaPool {
+                        pool: info,
+                        created: false,
+                        access,
+                    });
                 }
                 Err(Error::PoolNotFound { .. }) => {}
                 Err(error) => return Err(error),
@@ -93,7 +105,9 @@ impl Core {
                 outcome => return outcome,
             }
         }
-        Err(Error::PoolExists { name: request.name.to_string() })
+        Err(Error::PoolExists {
+            name: request.name.to_string(),
+        })
     }
 
     /// Takes an arena pool's name away; its memory goes with the last session that maps it.
@@ -225,8 +239,12 @@ impl Core {
     ) -> Result<ArenaFreed, Error> {
         let pool = self.writable_arenas(caller, request.handle.pool())?;
         let session = caller.session()?;
-        let cursor_bytes =
-            pool.free(session, request.handle, request.size_bytes, request.request_id)?;
+        let cursor_bytes = pool.free(
+            session,
+            request.handle,
+            request.size_bytes,
+            request.request_id,
+        )?;
         Ok(ArenaFreed { cursor_bytes })
     }
 
@@ -308,7 +326,9 @@ impl Core {
         let pool = self.arenas(request.pool_id)?;
         pool.require(caller, Access::ReadOnly)?;
         Ok(pool.list_holders(caller, |number| {
-            self.sessions.by_number(number).map_or((0, 0), |session| (session.uid, session.pid))
+            self.sessions
+                .by_number(number)
+                .map_or((0, 0), |session| (session.uid, session.pid))
         }))
     }
 
@@ -331,7 +351,9 @@ impl Core {
 fn arenas(pool: AnyPool) -> Result<Arc<ArenaPool>, Error> {
     match pool {
         AnyPool::Arenas(pool) => Ok(pool),
-        AnyPool::Blocks(pool) => Err(Error::PoolNotFound { pool: pool.name.to_string() }),
+        AnyPool::Blocks(pool) => Err(Error::PoolNotFound {
+            pool: pool.name.to_string(),
+        }),
     }
 }
 

@@ -142,7 +142,10 @@ impl Core {
         let (control, data) = self
             .segments(&request.name, backing, permissions, lengths)
             .inspect_err(|_| give_up(None))?;
-        let no_space = |source| Error::NoSpace { requested_bytes: bytes, source };
+        let no_space = |source| Error::NoSpace {
+            requested_bytes: bytes,
+            source,
+        };
         let made = control
             .commit(0..HEADER_BYTES)
             .and_then(|()| data.commit(tables.clone()))
@@ -234,7 +237,9 @@ impl Core {
                     SegmentError::Os { source, .. }
                         if source.kind() == io::ErrorKind::AlreadyExists =>
                     {
-                        Error::PoolExists { name: name.to_string() }
+                        Error::PoolExists {
+                            name: name.to_string(),
+                        }
                     }
                     other => Error::os("make a segment", other),
                 })
@@ -259,7 +264,10 @@ impl Core {
         self.shared.budget.reserve(requested_bytes, now)?;
         segment.commit(range).map_err(|source| {
             self.shared.budget.release(requested_bytes);
-            Error::NoSpace { requested_bytes, source }
+            Error::NoSpace {
+                requested_bytes,
+                source,
+            }
         })
     }
 }
@@ -272,8 +280,8 @@ pub(super) fn map(
 ) -> Result<(Mapping, Mapping), Error> {
     let control = Mapping::map(control, Access::ReadWrite, MapPlan::whole(control_bytes))
         .map_err(|e| Error::os("map CONTROL", e))?;
-    let data = Mapping::map(data, Access::ReadWrite, data_plan)
-        .map_err(|e| Error::os("map DATA", e))?;
+    let data =
+        Mapping::map(data, Access::ReadWrite, data_plan).map_err(|e| Error::os("map DATA", e))?;
     Ok((control, data))
 }
 

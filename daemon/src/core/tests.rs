@@ -60,10 +60,7 @@ impl Daemon {
         Self::start_in(tempfile::tempdir().unwrap(), change)
     }
 
-    fn start_in(
-        dir: tempfile::TempDir,
-        change: impl FnOnce(&mut crate::config::Limits),
-    ) -> Self {
+    fn start_in(dir: tempfile::TempDir, change: impl FnOnce(&mut crate::config::Limits)) -> Self {
         let mut limits = Config::private(dir.path()).limits;
         change(&mut limits);
         let watch = Arc::new(DeathWatch::new().unwrap());
@@ -95,33 +92,57 @@ impl Daemon {
 
     /// The same caller with a new session.
     fn caller_of(&self, anonymous: Caller) -> Caller {
-        let open = OpenSession { label: Label::default(), ttl: Duration::from_secs(30) };
+        let open = OpenSession {
+            label: Label::default(),
+            ttl: Duration::from_secs(30),
+        };
         let opened = self.core.open_session(&anonymous, open, self.now).unwrap();
         let session = self.core.sessions().by_token(&opened.token).unwrap();
-        Caller { session: Some(session), ..anonymous }
+        Caller {
+            session: Some(session),
+            ..anonymous
+        }
     }
 
     fn die(&self, caller: &Caller) {
-        self.core.session_died(caller.session.as_ref().unwrap().serial, self.now);
+        self.core
+            .session_died(caller.session.as_ref().unwrap().serial, self.now);
     }
 
     fn pool(&self, caller: &Caller, name: &str, capacity_bytes: u64) -> PoolId {
-        self.core.create_pool(caller, create(name, capacity_bytes), self.now).unwrap().pool.pool_id
+        self.core
+            .create_pool(caller, create(name, capacity_bytes), self.now)
+            .unwrap()
+            .pool
+            .pool_id
     }
 
     fn alloc(&self, caller: &Caller, pool: PoolId, size_bytes: u64) -> Result<Handle, Error> {
         let spec = BlockSpec::new(size_bytes);
-        let request = Alloc { pool_id: pool, spec, request_id: RequestId::NONE };
+        let request = Alloc {
+            pool_id: pool,
+            spec,
+            request_id: RequestId::NONE,
+        };
         Ok(self.core.alloc(caller, request, self.now)?.block.handle)
     }
 
     fn free(&self, caller: &Caller, handle: Handle) -> Result<(), Error> {
-        self.core.free(caller, Free { handle, request_id: RequestId::NONE }, self.now)
+        self.core.free(
+            caller,
+            Free {
+                handle,
+                request_id: RequestId::NONE,
+            },
+            self.now,
+        )
     }
 
     fn stat(&self, caller: &Caller, name: &str) -> PoolStat {
         let name = PoolName::try_from(name).unwrap();
-        self.core.stat_pool(caller, StatPool { name }, self.now).unwrap()
+        self.core
+            .stat_pool(caller, StatPool { name }, self.now)
+            .unwrap()
     }
 
     fn lease(
@@ -131,34 +152,60 @@ impl Daemon {
         class: SizeClass,
     ) -> Result<Vec<SpanInfo>, Error> {
         let spec = SpanSpec::Class(class);
-        let request = Lease { pool_id, spec, count: 1, request_id: RequestId::NONE };
+        let request = Lease {
+            pool_id,
+            spec,
+            count: 1,
+            request_id: RequestId::NONE,
+        };
         self.core.lease(caller, request, self.now)
     }
 
     fn return_span(&self, caller: &Caller, pool_id: PoolId, span: SpanInfo) -> Result<u32, Error> {
-        let request = ReturnSpans { pool_id, spans: vec![span], request_id: RequestId::NONE };
+        let request = ReturnSpans {
+            pool_id,
+            spans: vec![span],
+            request_id: RequestId::NONE,
+        };
         Ok(self.core.return_spans(caller, request, self.now)?.returned)
     }
 
     fn publish(&self, caller: &Caller, handle: Handle, name: &str) -> Result<(), Error> {
         let name = BlockName::try_from(name).unwrap();
-        let request = Publish { handle, name, replace: true, request_id: RequestId::NONE };
+        let request = Publish {
+            handle,
+            name,
+            replace: true,
+            request_id: RequestId::NONE,
+        };
         self.core.publish(caller, request, self.now).map(|_| ())
     }
 
     fn lookup(&self, caller: &Caller, pool_id: PoolId, name: &str) -> Result<Handle, Error> {
         let name = BlockName::try_from(name).unwrap();
-        Ok(self.core.lookup(caller, Lookup { pool_id, name }, self.now)?.handle)
+        Ok(self
+            .core
+            .lookup(caller, Lookup { pool_id, name }, self.now)?
+            .handle)
     }
 
     fn destroy(&self, caller: &Caller, name: &str) -> Result<(), Error> {
         let name = PoolName::try_from(name).unwrap();
-        self.core.destroy_pool(caller, DestroyPool { name, request_id: RequestId::NONE }, self.now)
+        self.core.destroy_pool(
+            caller,
+            DestroyPool {
+                name,
+                request_id: RequestId::NONE,
+            },
+            self.now,
+        )
     }
 
     fn purge(&self, caller: &Caller, name: &str) {
         let name = PoolName::try_from(name).unwrap();
-        self.core.purge_pool(caller, PurgePool { name }, self.now).unwrap();
+        self.core
+            .purge_pool(caller, PurgePool { name }, self.now)
+            .unwrap();
     }
 
     fn block_pool(&self, id: PoolId) -> Arc<crate::pool::Pool> {
@@ -178,7 +225,11 @@ impl Daemon {
             mode: 0o666,
             request_id: RequestId::NONE,
         };
-        self.core.create_arena_pool(caller, request, self.now).unwrap().pool.pool_id
+        self.core
+            .create_arena_pool(caller, request, self.now)
+            .unwrap()
+            .pool
+            .pool_id
     }
 
     /// Maps a pool as a client of the caller's session does.
@@ -206,7 +257,10 @@ impl Daemon {
         data_plan: MapPlan,
     ) -> (Mapping, Mapping) {
         let session = caller.session.as_ref().unwrap();
-        let fds = self.core.map_request(session, id, Access::ReadWrite).unwrap();
+        let fds = self
+            .core
+            .map_request(session, id, Access::ReadWrite)
+            .unwrap();
         let any = self.core.registry().by_id(id).unwrap();
         let kind = match any {
             AnyPool::Blocks(pool) if pool.backing == Backing::File => BackingKind::File,
@@ -233,7 +287,9 @@ impl Daemon {
                     pool.check();
                     let (bytes, users) = pool.accounts();
                     committed += bytes;
-                    users.into_iter().for_each(|(uid, b)| *charged.entry(uid).or_default() += b);
+                    users
+                        .into_iter()
+                        .for_each(|(uid, b)| *charged.entry(uid).or_default() += b);
                 }
                 AnyPool::Arenas(pool) => {
                     let (bytes, payload_bytes) = pool.accounts();
@@ -242,9 +298,17 @@ impl Daemon {
                 }
             }
         }
-        assert_eq!(self.core.shared.budget.report().0, committed, "the budget is what pools have");
+        assert_eq!(
+            self.core.shared.budget.report().0,
+            committed,
+            "the budget is what pools have"
+        );
         for (uid, bytes) in charged {
-            assert_eq!(self.core.shared.quotas.used_bytes(uid), bytes, "quota of user {uid}");
+            assert_eq!(
+                self.core.shared.quotas.used_bytes(uid),
+                bytes,
+                "quota of user {uid}"
+            );
         }
     }
 }
@@ -262,7 +326,10 @@ fn create(name: &str, capacity_bytes: u64) -> CreatePool {
 }
 
 fn about(handle: Handle) -> HandleRequest {
-    HandleRequest { handle, request_id: RequestId::NONE }
+    HandleRequest {
+        handle,
+        request_id: RequestId::NONE,
+    }
 }
 
 fn reason<T: std::fmt::Debug>(outcome: Result<T, Error>) -> Reason {
@@ -279,9 +346,22 @@ fn lease_of(span: &SpanInfo) -> SpanLease {
 }
 
 /// Writes a slot word as only a writer outside of the library does.
-fn forge(memory: &PoolMemory, handle: Handle, generation: u64, owner: u16, state: u64, pinned: u64) {
+fn forge(
+    memory: &PoolMemory,
+    handle: Handle,
+    generation: u64,
+    owner: u16,
+    state: u64,
+    pinned: u64,
+) {
     let at = memory.block_at(handle.offset()).unwrap();
-    let offset = memory.geometry().slot_offset(at.first_page, at.class, at.pages, at.slot);
+    let offset = memory
+        .geometry()
+        .slot_offset(at.first_page, at.class, at.pages, at.slot);
     let word = generation << 20 | u64::from(owner) << 4 | state << 1 | pinned;
-    memory.data().atomic_u64(offset).unwrap().store(word, Ordering::SeqCst);
+    memory
+        .data()
+        .atomic_u64(offset)
+        .unwrap()
+        .store(word, Ordering::SeqCst);
 }

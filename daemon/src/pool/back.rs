@@ -93,7 +93,7 @@ impl Pool {
     }
 
     /// The table ranges that a span needs: its words in DATA, its entries in CONTROL.
-    fn tables_of(
+    pub(super) fn tables_of(
         &self,
         first: PageIndex,
         class: SizeClass,

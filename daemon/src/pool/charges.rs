@@ -45,11 +45,20 @@ impl Charges {
     /// Charges a block, in place of what stood for it.
     pub(crate) fn insert(&mut self, offset: Offset, charge: Charge) -> Option<Charge> {
         let (page, start_bytes) = place(offset);
-        let row = self.rows.entry(page).or_insert_with(|| Row::new(charge.bytes));
+        let row = self
+            .rows
+            .entry(page)
+            .or_insert_with(|| Row::new(charge.bytes));
         debug_assert_eq!(row.bytes, charge.bytes, "blocks of a span are of one size");
-        let payer = Payer { uid: charge.uid, start: start(start_bytes) };
+        let payer = Payer {
+            uid: charge.uid,
+            start: start(start_bytes),
+        };
         let before = row.cell(start_bytes)?.replace(payer)?;
-        Some(Charge { uid: before.uid, bytes: row.bytes })
+        Some(Charge {
+            uid: before.uid,
+            bytes: row.bytes,
+        })
     }
 
     /// Takes back the charge for a block.
@@ -57,7 +66,10 @@ impl Charges {
         let (page, start_bytes) = place(offset);
         let row = self.rows.get_mut(&page)?;
         let payer = row.cell(start_bytes)?.take()?;
-        Some(Charge { uid: payer.uid, bytes: row.bytes })
+        Some(Charge {
+            uid: payer.uid,
+            bytes: row.bytes,
+        })
     }
 
     /// Takes back all charges for the blocks of a span.
@@ -65,15 +77,22 @@ impl Charges {
         let pages = place(span.start).0..place(span.end).0;
         let pages: Vec<u64> = self.rows.range(pages).map(|(&page, _)| page).collect();
         let rows = pages.iter().filter_map(|page| self.rows.remove(page));
-        rows.flat_map(|row| row.charges().collect::<Vec<_>>()).collect()
+        rows.flat_map(|row| row.charges().collect::<Vec<_>>())
+            .collect()
     }
 
     /// Returns the charge for a block.
     pub(crate) fn get(&self, offset: Offset) -> Option<Charge> {
         let (page, start_bytes) = place(offset);
         let row = self.rows.get(&page)?;
-        let payer = row.index(start_bytes).and_then(|index| row.cells.get(index)).copied()??;
-        Some(Charge { uid: payer.uid, bytes: row.bytes })
+        let payer = row
+            .index(start_bytes)
+            .and_then(|index| row.cells.get(index))
+            .copied()??;
+        Some(Charge {
+            uid: payer.uid,
+            bytes: row.bytes,
+        })
     }
 
     /// Returns the blocks that are charged, in order.
@@ -97,7 +116,10 @@ impl Row {
     fn new(bytes: u64) -> Self {
         let n_cells = usize::try_from(PAGE_BYTES.div_ceil(bytes.max(GRAIN_BYTES)));
         let n_cells = n_cells.expect("a page has 4096 grains");
-        Self { bytes, cells: vec![None; n_cells].into() }
+        Self {
+            bytes,
+            cells: vec![None; n_cells].into(),
+        }
     }
 
     fn cell(&mut self, start_bytes: u64) -> Option<&mut Option<Payer>> {
@@ -110,7 +132,10 @@ impl Row {
     }
 
     fn charges(&self) -> impl Iterator<Item = Charge> {
-        self.cells.iter().flatten().map(|payer| Charge { uid: payer.uid, bytes: self.bytes })
+        self.cells.iter().flatten().map(|payer| Charge {
+            uid: payer.uid,
+            bytes: self.bytes,
+        })
     }
 }
 
@@ -121,7 +146,9 @@ fn place(offset: Offset) -> (u64, u64) {
 
 fn start(start_bytes: u64) -> NonZeroU16 {
     let grains = u16::try_from(start_bytes / GRAIN_BYTES).ok();
-    grains.and_then(|grains| NonZeroU16::MIN.checked_add(grains)).expect("a page has 4096 grains")
+    grains
+        .and_then(|grains| NonZeroU16::MIN.checked_add(grains))
+        .expect("a page has 4096 grains")
 }
 
 #[cfg(test)]
@@ -140,15 +167,25 @@ mod tests {
         // a coloured one.
         for (stride, colour, pages) in [(16, 0, 1), (80, 0, 5), (20_480, 128, 5), (81_920, 0, 5)] {
             let mut charges = Charges::default();
-            let starts: Vec<u64> =
-                (0..pages * PAGE_BYTES / stride).map(|slot| slot * stride + colour).collect();
+            let starts: Vec<u64> = (0..pages * PAGE_BYTES / stride)
+                .map(|slot| slot * stride + colour)
+                .collect();
             for (uid, &start) in (0..).zip(&starts) {
-                assert_eq!(charges.insert(at(start), Charge { uid, bytes: stride }), None);
+                assert_eq!(
+                    charges.insert(at(start), Charge { uid, bytes: stride }),
+                    None
+                );
             }
-            assert!(charges.offsets().eq(starts.iter().map(|&start| at(start))), "{stride}");
+            assert!(
+                charges.offsets().eq(starts.iter().map(|&start| at(start))),
+                "{stride}"
+            );
             for (uid, &start) in (0..).zip(&starts) {
                 assert!(charges.get(at(start)).is_some());
-                assert_eq!(charges.remove(at(start)), Some(Charge { uid, bytes: stride }));
+                assert_eq!(
+                    charges.remove(at(start)),
+                    Some(Charge { uid, bytes: stride })
+                );
                 assert_eq!(charges.remove(at(start)), None);
                 assert!(charges.get(at(start)).is_none());
             }
@@ -158,11 +195,23 @@ mod tests {
     #[test]
     fn a_span_that_is_taken_back_leaves_room_for_another_size() {
         let mut charges = Charges::default();
-        let (small, large) = (Charge { uid: u32::MAX, bytes: 64 }, Charge { uid: 7, bytes: 4096 });
+        let (small, large) = (
+            Charge {
+                uid: u32::MAX,
+                bytes: 64,
+            },
+            Charge {
+                uid: 7,
+                bytes: 4096,
+            },
+        );
         charges.insert(at(64), small);
         charges.insert(at(PAGE_BYTES), small);
         charges.insert(at(3 * PAGE_BYTES), large);
-        assert_eq!(charges.insert(at(64), Charge { uid: 1, ..small }), Some(small));
+        assert_eq!(
+            charges.insert(at(64), Charge { uid: 1, ..small }),
+            Some(small)
+        );
         assert_eq!(charges.remove_span(at(0)..at(2 * PAGE_BYTES)).len(), 2);
         assert_eq!(charges.insert(at(0), large), None);
         assert_eq!(charges.drain(), [large, large]);

@@ -4,9 +4,10 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use goumem_alloc::{Generation, Offset, PageCount, PageIndex, SessionNumber};
+use goumem_alloc::{Generation, OS_PAGE_BYTES, Offset, PageCount, PageIndex, SessionNumber};
 use goumem_proto::name::BlockName;
 use goumem_shm::page_map::{PageEntry, SpanEpoch};
 use goumem_shm::records::{Record, RecordKind};
@@ -50,11 +51,22 @@ pub(crate) fn recover(parts: PoolParts, shared: Arc<Shared>, now: Instant) -> Re
 }
 
 impl Pool {
-    /// Backs the whole page map with memory: floors of free pages must not be lost to a punch.
+    /// Backs what stands in the page map with memory: floors of free pages must not be lost to a
+    /// punch. The rest stays sparse, as it was.
     fn commit_page_map(&self, state: &mut PoolState, now: Instant) -> Result<(), Error> {
         let geometry = self.memory.geometry();
-        let page_map = [geometry.entries_range(), geometry.page_records_range()];
-        self.commit_tables(state, &[], &page_map, now)
+        let step = usize::try_from(OS_PAGE_BYTES).unwrap_or(usize::MAX);
+        let written = |&start: &u64| {
+            let words = self.memory.control().atomic_slice_u64(start, step / 8);
+            words.is_ok_and(|words| words.iter().any(|word| word.load(Ordering::Relaxed) != 0))
+        };
+        let written: Vec<_> = [geometry.entries_range(), geometry.page_records_range()]
+            .into_iter()
+            .flat_map(|range| range.step_by(step))
+            .filter(written)
+            .map(|start| start..start + OS_PAGE_BYTES)
+            .collect();
+        self.commit_tables(state, &[], &written, now)
     }
 
     /// Keeps the keep records whose block is alive; pins and holders died with their sessions.
@@ -165,16 +177,11 @@ impl Pool {
         now: Instant,
     ) -> Result<(), Error> {
         let geometry = self.memory.geometry();
-        let note = geometry.note_offset(first);
-        let tables = [
-            geometry.slot_run(first, span.class, span.pages),
-            geometry.shape_run(first, span.class, span.pages),
-            note..note + goumem_alloc::NOTE_BYTES,
-        ];
+        let (data, control) = self.tables_of(first, span.class, span.pages);
         // Known before anything can fail, so that what was recorded is given back.
         state.spans.insert(first, span);
         state.abandoned.insert(first);
-        self.commit_tables(state, &tables, &[], now)?;
+        self.commit_tables(state, &data, &control, now)?;
         // Written anew: a head inside of this span would be a second one over its pages.
         for (page, _) in self.pages_of(first, span.pages).skip(1) {
             let (class, epoch) = (span.class, self.epoch_of(page));

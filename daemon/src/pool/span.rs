@@ -5,14 +5,13 @@ use std::time::Instant;
 use goumem_alloc::{
     Generation, PageCount, PageIndex, Reservation, ReserveError, SessionNumber, SizeClass,
 };
-use goumem_proto::model::{Lease, RequestId, ReturnSpans, SpanInfo, SpanSpec};
+use goumem_proto::model::{Lease, RequestId, SpanInfo, SpanSpec};
 use goumem_shm::SpanLease;
 use goumem_shm::page_map::{PageEntry, SpanEpoch};
-use goumem_shm::slot::SlotState;
 
 use super::{Pool, PoolState, Span};
 use crate::error::Error;
-use crate::session::{Caller, Session};
+use crate::session::Caller;
 
 /// How many abandoned spans of a class a lease looks at, which reads all of their words, while the
 /// pool has room without them.

@@ -204,7 +204,9 @@ impl Pool {
                 let _ = word.unpin();
             }
             let vouched_for = match found.state() {
-                Some(SlotState::Shared | SlotState::Taken) => found.owner().is_client(),
+                Some(SlotState::Shared | SlotState::Taken) => {
+                    state.mapped_by.may_hold(found.owner())
+                }
                 Some(SlotState::Kept) => state
                     .records
                     .at(offset, RecordKind::Keep)

@@ -151,10 +151,12 @@ impl Requests {
 
     /// Returns where `id` stands, or else where it belongs.
     fn find(&self, id: u64) -> Result<usize, usize> {
+        let n = self.recent.len();
         match self.recent.back() {
-            Some(&(last, _)) if last >= id => self.recent.binary_search_by_key(&id, |&(id, _)| id),
-            // The next one, as usual.
-            _ => Err(self.recent.len()),
+            Some(&(last, _)) if last > id => self.recent.binary_search_by_key(&id, |&(id, _)| id),
+            // As usual: the one that began last, and the next.
+            Some(&(last, _)) if last == id => Ok(n - 1),
+            _ => Err(n),
         }
     }
 

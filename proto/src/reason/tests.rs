@@ -180,5 +180,8 @@ fn the_error_reference_lists_every_reason_as_it_is() {
         std::fs::write(path, &page).unwrap();
     }
     let written = std::fs::read_to_string(path).unwrap();
-    assert_eq!(written, page, "run GOUMEM_WRITE_DOCS=1 cargo test -p goumem-proto");
+    assert_eq!(
+        written, page,
+        "run GOUMEM_WRITE_DOCS=1 cargo test -p goumem-proto"
+    );
 }

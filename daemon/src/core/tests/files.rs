@@ -146,3 +146,61 @@ fn a_head_inside_of_another_span_is_not_believed() {
     );
     daemon.check();
 }
+
+#[test]
+fn a_file_that_the_budget_has_no_room_for_takes_nothing_of_it() {
+    let daemon = Daemon::start();
+    let alice = daemon.caller(1000);
+    let request = CreatePool {
+        backing: Some(Backing::File),
+        ..create("p", 4 * MIB)
+    };
+    let pool = daemon
+        .core
+        .create_pool(&alice, request, daemon.now)
+        .unwrap();
+    let block = daemon.alloc(&alice, pool.pool.pool_id, 2 * MIB).unwrap();
+    daemon.core.keep(&alice, about(block), daemon.now).unwrap();
+
+    drop(daemon.core);
+    let daemon = Daemon::start_in(daemon.dir, |limits| limits.budget_bytes = Some(MIB));
+    assert_eq!(
+        daemon
+            .core
+            .info(&daemon.caller(1000), daemon.now)
+            .unwrap()
+            .pools,
+        0
+    );
+    daemon.check();
+    let daemon = daemon.restart();
+    let alice = daemon.caller(1000);
+    daemon
+        .core
+        .resolve(&alice, about(block), daemon.now)
+        .unwrap();
+    daemon.check();
+}
+
+#[test]
+fn a_vast_sparse_pool_costs_what_stands_in_it_when_it_is_opened_again() {
+    let daemon = Daemon::start();
+    let alice = daemon.caller(1000);
+    let request = CreatePool {
+        backing: Some(Backing::File),
+        max_capacity_bytes: Some(64 << 30),
+        ..create("p", 4 * MIB)
+    };
+    let pool = daemon
+        .core
+        .create_pool(&alice, request, daemon.now)
+        .unwrap();
+    let block = daemon.alloc(&alice, pool.pool.pool_id, 100).unwrap();
+    daemon.core.keep(&alice, about(block), daemon.now).unwrap();
+    let before = daemon.core.shared.budget.report().0;
+
+    let daemon = daemon.restart();
+    let after = daemon.core.shared.budget.report().0;
+    assert!(after <= before, "{after} bytes, {before} before");
+    daemon.check();
+}

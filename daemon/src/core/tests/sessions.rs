@@ -172,6 +172,16 @@ fn forged_words_of_a_dead_session_do_not_keep_its_spans() {
             u64::from(slot) % 2,
         );
     }
+    // Owned by a session that there is not.
+    let offset = goumem_alloc::Offset::new(start + span.size_class.offset_of_slot(9));
+    forge(
+        &memory,
+        memory.handle(Generation::ZERO, offset),
+        5,
+        4321,
+        1,
+        0,
+    );
     let by_rpc = daemon.alloc(&mallory, pool, 5000).unwrap();
     forge(&memory, by_rpc, 9, 0, 3, 1);
     daemon.die(&mallory);
