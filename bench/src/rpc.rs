@@ -86,6 +86,7 @@ impl Caller {
         let path = socket.to_str().context("path of the socket is not UTF-8")?;
         let channel = Endpoint::from_shared(format!("unix:{path}"))?
             .origin(Uri::from_static("http://localhost"))
+            .max_frame_size(80 << 10)
             .connect()
             .await?;
         let open = v1::OpenSessionRequest {

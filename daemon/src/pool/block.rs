@@ -1,5 +1,6 @@
 //! Alloc and free by RPC, for clients that do not map the pool, and for any who like.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use goumem_alloc::{Handle, Offset, PageCount, PageIndex, Placement, SessionNumber};
@@ -107,14 +108,23 @@ impl Pool {
                 freed: 0,
                 failures: Vec::new(),
             };
+            let mut refunds = BTreeMap::<u32, u64>::new();
             for (index, &handle) in request.handles.iter().enumerate() {
-                match self.free_one(&mut state, handle, now) {
-                    Ok(()) => batch.freed += 1,
+                match self.free_unpaid(&mut state, handle, now) {
+                    Ok(charge) => {
+                        batch.freed += 1;
+                        if let Some(Charge { uid, bytes }) = charge {
+                            *refunds.entry(uid).or_default() += bytes;
+                        }
+                    }
                     Err(error) => batch.failures.push(FreeFailure {
                         index: u32::try_from(index).unwrap_or(u32::MAX),
                         reason: error.reason(),
                     }),
                 }
+            }
+            for (uid, bytes) in refunds {
+                self.refund(Some(Charge { uid, bytes }));
             }
             Ok(batch)
         })
@@ -319,18 +329,38 @@ impl Pool {
         handle: Handle,
         now: Instant,
     ) -> Result<(), Error> {
-        let at = self.memory.locate(handle)?;
-        let freed = self.memory.free_at(&at, handle)?;
-        self.drop_keep_records(state, handle.offset());
-        if freed == Freed::Free {
-            self.block_is_free(state, &at, now);
-        }
+        let charge = self.free_unpaid(state, handle, now)?;
+        self.refund(charge);
         Ok(())
     }
 
-    /// Does what follows when a block's word has become FREE.
-    pub(super) fn block_is_free(&self, state: &mut PoolState, at: &BlockPlace, now: Instant) {
-        self.discharge(state, at.offset);
+    /// As `free_one`, but for the user's quota: returns the charge to take back.
+    fn free_unpaid(
+        &self,
+        state: &mut PoolState,
+        handle: Handle,
+        now: Instant,
+    ) -> Result<Option<Charge>, Error> {
+        let at = self.memory.locate(handle)?;
+        let freed = self.memory.free_at(&at, handle)?;
+        self.drop_keep_records(state, handle.offset());
+        if freed == Freed::Condemned {
+            return Ok(None);
+        }
+        if at.lessee != SessionNumber::DAEMON {
+            self.memory.note(at.first_page).hint_free();
+        }
+        Ok(self.block_is_free(state, &at, now))
+    }
+
+    /// Does what follows when a block's word has become FREE; returns the charge to take back.
+    pub(super) fn block_is_free(
+        &self,
+        state: &mut PoolState,
+        at: &BlockPlace,
+        now: Instant,
+    ) -> Option<Charge> {
+        let charge = state.charges.remove(at.offset);
         if at.lessee == SessionNumber::DAEMON
             && let Some(lease) = state.local.freed(at.first_page, at.slot)
         {
@@ -340,6 +370,14 @@ impl Pool {
             && self.survivors(at.first_page, span) == 0
         {
             self.take_back(state, at.first_page, Some(self.shared.millis(now)));
+        }
+        charge
+    }
+
+    /// Takes a charge back that stands no more.
+    pub(super) fn refund(&self, charge: Option<Charge>) {
+        if let Some(Charge { uid, bytes }) = charge {
+            self.shared.quotas.discharge(uid, bytes);
         }
     }
 
@@ -354,9 +392,8 @@ impl Pool {
 
     /// Notes a charge that the user's quota has taken, in place of what stood for the block.
     pub(super) fn replace_charge(&self, state: &mut PoolState, offset: Offset, charge: Charge) {
-        if let Some(earlier) = state.charges.insert(offset, charge) {
-            self.shared.quotas.discharge(earlier.uid, earlier.bytes);
-        }
+        let earlier = state.charges.insert(offset, charge);
+        self.refund(earlier);
     }
 
     /// Takes a step that gives a block to another user, who pays for it from then on. Without the
@@ -397,9 +434,8 @@ impl Pool {
 
     /// Takes back the charge for a block, if one stands.
     pub(super) fn discharge(&self, state: &mut PoolState, offset: Offset) {
-        if let Some(charge) = state.charges.remove(offset) {
-            self.shared.quotas.discharge(charge.uid, charge.bytes);
-        }
+        let charge = state.charges.remove(offset);
+        self.refund(charge);
     }
 
     /// Takes back the charges for every block of a span.

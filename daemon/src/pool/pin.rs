@@ -107,7 +107,8 @@ impl Pool {
         };
         if self.memory.slot(&at).unpin() == Unpinned::Freed {
             self.memory.note(at.first_page).hint_free();
-            self.block_is_free(state, &at, now);
+            let charge = self.block_is_free(state, &at, now);
+            self.refund(charge);
         }
     }
 }

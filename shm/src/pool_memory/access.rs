@@ -19,10 +19,14 @@ impl PoolMemory {
     /// `WrongPool`, `WrongKind`, `Stale`, `DoubleFree`, `ReadOnly`, `Forked`.
     pub fn free(&self, handle: Handle) -> Result<Freed, AccessError> {
         let at = self.locate(handle)?;
-        self.free_at(&at, handle)
+        let freed = self.free_at(&at, handle)?;
+        self.tell_agent(&at, freed);
+        Ok(freed)
     }
 
-    /// As [`free`](Self::free), for a block located before.
+    /// As [`free`](Self::free), for a block located before, and without telling the agent of its
+    /// span: for the agent itself, which takes the slot back by
+    /// [`reclaim`](crate::LeasedSpan::reclaim).
     ///
     /// # Errors
     /// `Stale`, `DoubleFree`, `ReadOnly`, `Forked`.
@@ -31,12 +35,9 @@ impl PoolMemory {
         if in_child_of_init() {
             return Err(AccessError::Forked);
         }
-        let freed = self
-            .slot(at)
+        self.slot(at)
             .free(handle.generation())
-            .map_err(|refusal| self.refusal(refusal, handle))?;
-        self.tell_agent(at, freed);
-        Ok(freed)
+            .map_err(|refusal| self.refusal(refusal, handle))
     }
 
     /// Frees the block at a place, which `holder` took over.
