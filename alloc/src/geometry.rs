@@ -280,6 +280,7 @@ impl PoolGeometry {
     /// Returns where all slot words of a span lie in DATA, in an order that is not that of its
     /// slots.
     #[must_use]
+    #[inline]
     pub const fn slot_run(
         &self,
         first: PageIndex,
@@ -292,6 +293,7 @@ impl PoolGeometry {
 
     /// Returns where all shape words of a span lie in DATA, in the order of [`Self::slot_run`].
     #[must_use]
+    #[inline]
     pub const fn shape_run(
         &self,
         first: PageIndex,

@@ -188,6 +188,7 @@ impl ExportedBits {
     }
 
     /// As `collect`, for one slot. Returns whether it became free.
+    #[inline]
     pub(crate) fn collect_one(
         &self,
         slot: u32,
@@ -204,6 +205,7 @@ impl ExportedBits {
         became_free
     }
 
+    #[inline]
     fn reclaim_bits(word: &BitWord, index: usize, freed: u64, free: &mut FreeBits) {
         if freed != 0 {
             fence_before_reuse();
@@ -228,6 +230,7 @@ const fn n_words(slots: u32) -> usize {
     slots.div_ceil(BITS) as usize
 }
 
+#[inline]
 const fn bit_of(slot: u32) -> (usize, u64) {
     ((slot / BITS) as usize, 1 << (slot % BITS))
 }

@@ -231,6 +231,7 @@ impl fmt::Debug for LeasedSpan {
 
 /// Returns what the agent reads of a leased span; `None` in a forked child, where nothing of it
 /// is mapped.
+#[inline]
 fn agents_view(record: &SpanRecord) -> Option<(&LeasedRecord, SlotRun<'_>)> {
     if in_child_of_init() {
         return None;
@@ -260,6 +261,7 @@ fn free_by_the_words(record: &SpanRecord, words: SlotRun<'_>, slots: u32) -> Fre
     free
 }
 
+#[inline]
 fn is_free(words: SlotRun<'_>, slot: u32) -> bool {
     words.word(slot).load().state() == Some(SlotState::Free)
 }

@@ -143,6 +143,7 @@ impl RawBlock {
     }
 
     /// Returns how many bytes the block has, at least what was asked for.
+    #[inline]
     pub fn usable_bytes(&self) -> u64 {
         let span = self.record();
         match &span.kind {
@@ -173,6 +174,7 @@ impl RawBlock {
     }
 
     /// Sets the first `length_bytes` bytes to zero, or as many as the block has.
+    #[inline]
     pub fn fill_zero(&mut self, length_bytes: u64) {
         let length = to_usize(length_bytes.min(self.usable_bytes()));
         // SAFETY:
@@ -188,6 +190,7 @@ impl RawBlock {
     /// Gives the block back with `WrongLength` when the shape does not fit it, `Forked`,
     /// `GenerationsSpent`, or `Corrupt` when a writer outside this library has overwritten the
     /// slot word.
+    #[inline]
     pub fn export(self, owner: SessionNumber, shape: Shape) -> Result<Handle, (Self, AccessError)> {
         if in_child_of_init() {
             return Err((self, AccessError::Forked));

@@ -363,6 +363,7 @@ impl SlotWord {
 
     /// As `attempt`, for those who may give up: whoever loses that many races finds the block
     /// changed for good.
+    #[inline]
     fn transition<R>(
         &self,
         step: impl FnMut(SlotSnapshot) -> Result<(SlotSnapshot, R), SlotRefusal>,
@@ -375,6 +376,7 @@ impl SlotWord {
     }
 
     /// The one loop every transition goes through.
+    #[inline]
     fn attempt<R>(
         &self,
         max_lost_races: u32,

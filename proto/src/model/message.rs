@@ -110,10 +110,12 @@ impl<W, D: TryFrom<W, Error = ProtocolError> + Into<W>> Field<Option<W>> for D {
 
 impl<W, D: TryFrom<W, Error = ProtocolError> + Into<W>> Field<Vec<W>> for Vec<D> {
     fn from_wire(field: &'static str, wire: Vec<W>) -> Result<Self, ProtocolError> {
-        let parse = |(i, wire)| {
-            D::try_from(wire).map_err(|error| error.within(format_args!("{field}[{i}]")))
-        };
-        wire.into_iter().enumerate().map(parse).collect()
+        let mut values = Self::with_capacity(wire.len());
+        for (i, wire) in wire.into_iter().enumerate() {
+            let value = D::try_from(wire);
+            values.push(value.map_err(|error| error.within(format_args!("{field}[{i}]")))?);
+        }
+        Ok(values)
     }
 
     fn into_wire(self) -> Vec<W> {

@@ -39,6 +39,7 @@ pub struct SlotRun<'a> {
 
 impl<'a> SlotRun<'a> {
     /// Returns the run, unless it has no slots or slot 0 is in none of them.
+    #[inline]
     pub(super) fn new(words: &'a [AtomicU64], rotation: usize) -> Option<Self> {
         (rotation < words.len()).then_some(Self { words, rotation })
     }
