@@ -178,6 +178,14 @@ impl SizeClass {
         self.row().stride_bytes as u64
     }
 
+    /// Returns ceil(2^64 / stride), or 0 for the large classes: the high half of its product with
+    /// a number of bytes below 2^44 is that number divided by the stride, or 0.
+    #[inline]
+    #[must_use]
+    pub const fn reciprocal(self) -> u64 {
+        self.row().reciprocal
+    }
+
     /// Returns how far into its slot the payload begins: 0 or 128.
     #[inline]
     #[must_use]
@@ -290,6 +298,7 @@ impl SizeClass {
 }
 
 /// Returns the smallest plain class that holds `size_bytes`, from 1 to 1 MiB.
+#[inline]
 const fn plain_index(size_bytes: u64) -> u8 {
     let last = size_bytes - 1;
     let index = if last < 64 {
@@ -303,6 +312,7 @@ const fn plain_index(size_bytes: u64) -> u8 {
 }
 
 /// Returns the stride of a plain class.
+#[inline]
 const fn plain_stride_bytes(index: u8) -> u64 {
     if index < 4 {
         16 * (index as u64 + 1)
@@ -375,6 +385,7 @@ const fn page_count(bytes: u64) -> PageCount {
     }
 }
 
+#[inline]
 const fn high_half(product: u128) -> u64 {
     (product >> 64) as u64
 }
@@ -392,6 +403,7 @@ const fn low_u16(number: u64) -> u16 {
     clippy::cast_possible_truncation,
     reason = "the table's numbers are small"
 )]
+#[inline]
 const fn low_u8(number: u64) -> u8 {
     assert!(number <= u8::MAX as u64);
     number as u8

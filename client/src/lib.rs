@@ -79,6 +79,7 @@ mod pin;
 mod pool;
 mod session;
 mod shared;
+mod thread_heaps;
 mod view;
 
 pub use arena::{Arena, ArenaRef};

@@ -1,19 +1,21 @@
-//! What a process may allocate from without asking: the spans it leases from one pool. This is
-//! policy only (which span next, how many to lease, which to give back); which blocks of a span
-//! are free is the span's own business.
+//! What one thread may allocate from without asking: its share of the spans that this session
+//! leases from one pool. This is policy only (which span next, how many to lease, which to give
+//! back); which blocks of a span are free is the span's own business.
+//!
+//! A span is the class's *current* one, or *available* (has a free block, as far as is known), or
+//! set aside as full, until one of its blocks is freed: by this thread, which wakes it, or by
+//! anybody else, which is seen when the class has run out.
+
+use std::collections::VecDeque;
 
 use goumem_alloc::{PageCount, PageIndex, SessionNumber, SizeClass};
 use goumem_shm::leased_span::SpanLease;
 use goumem_shm::slot::SlotState;
-use goumem_shm::{LeasedSpan, PoolMemory, RawBlock};
+use goumem_shm::{Agent, BoundSpan, LeasedSpan, PoolMemory, RawBlock, Right};
 
-use crate::error::AllocError;
-
-mod large;
+pub(crate) mod large;
 #[cfg(test)]
 mod tests;
-
-use large::LargeSpans;
 
 /// The most spans of a class in the first few leases: 1, 1, 2, 4, 8. Later a lease adds an eighth
 /// to what the class has, so that a growing heap makes few calls, and at most an eighth of it is
@@ -23,37 +25,51 @@ const GROWTH_DIVISOR: usize = 8;
 /// The most bytes of one lease: what a stopped client keeps from others is at most this much more
 /// than what it uses.
 const MAX_LEASE_BYTES: u64 = 32 << 20;
-/// Spans looked at with the heap locked, some 50 ns each: an alloc on another thread waits that
-/// long at most.
+/// Spans looked at in one turn, some 50 ns each: an alloc of the heap's thread waits that long at
+/// most.
 const SPANS_PER_SLICE: usize = 64;
+/// Class indices have seven bits.
+const N_CLASSES: usize = 128;
 
-/// The spans of one pool that this session leases.
+/// A heap, and whose turn it is there.
+pub(crate) type HeapAgent = Agent<LocalHeap>;
+
+/// The heap of one thread in one pool.
 #[derive(Debug)]
 pub(crate) struct LocalHeap {
-    /// Why nothing is given out, if so.
-    pub(crate) refuses: Option<AllocError>,
-    /// By class index.
+    /// The key of the pool that it serves now; 0 while it serves none. What every alloc compares.
+    pub(crate) gate: u64,
+    /// The key of the pool that its spans are of; 0 for none.
+    pub(crate) pool: u64,
+    /// Where the next block of each class comes from, by class index.
+    current: [Option<BoundSpan>; N_CLASSES],
+    /// Everything else of a class, by class index.
     classes: Box<[ClassSpans]>,
-    large: LargeSpans,
+    /// Scratch space.
+    woken: Vec<u64>,
 }
 
 /// The spans of one class. Each has more than one block, but for the largest classes.
 #[derive(Debug, Default)]
 struct ClassSpans {
-    spans: Vec<LeasedSpan>,
-    /// Where the last block came from.
-    current: usize,
+    /// By index, which is half of their key. Without the current one, and with gaps.
+    spans: Vec<Option<BoundSpan>>,
+    gaps: Vec<u32>,
+    /// The index of the current one, if there is one.
+    current: u32,
+    /// Indices of spans that have a free block, as far as is known: the one that has waited
+    /// longest is the next, as it has had most time for more of its blocks to be freed.
+    available: VecDeque<u32>,
 }
 
-/// A walk through a heap that looks for spans to give back. It goes in slices, between which the
-/// heap is unlocked.
+/// A walk through a heap that looks for spans to give back. It goes in slices, one turn each.
 #[derive(Debug)]
 pub(crate) struct Trim {
     /// What was found. The spans are no longer in the heap.
     pub(crate) leases: Vec<SpanLease>,
     /// Whether a later walk may find more.
     pub(crate) again: bool,
-    everything: bool,
+    pub(crate) everything: bool,
     class: usize,
     span: usize,
     kept: bool,
@@ -79,157 +95,270 @@ impl Trim {
             ..Self::idle()
         }
     }
+
+    /// Begins again at the first class, for another heap. What was found stays.
+    pub(crate) fn restart(&mut self) {
+        (self.class, self.span, self.kept) = (0, 0, false);
+    }
 }
 
 impl LocalHeap {
-    /// Returns a heap without spans.
-    pub(crate) fn new(refuses: Option<AllocError>) -> Self {
-        let n_classes = SizeClass::all().filter(|class| !class.is_large()).count();
+    /// Returns a heap without spans, of no pool.
+    pub(crate) fn new() -> Self {
         Self {
-            refuses,
-            classes: (0..n_classes).map(|_| ClassSpans::default()).collect(),
-            large: LargeSpans::default(),
+            gate: 0,
+            pool: 0,
+            current: [const { None }; N_CLASSES],
+            classes: (0..N_CLASSES).map(|_| ClassSpans::default()).collect(),
+            woken: Vec::new(),
         }
     }
 
-    /// Takes a free block of a class that is not a large one.
+    /// Takes a block of a class from its current span.
     #[inline]
-    pub(crate) fn alloc(&mut self, class: SizeClass) -> Option<RawBlock> {
-        let spans = self.classes.get_mut(usize::from(class.index()))?;
-        match spans.spans.get_mut(spans.current)?.alloc() {
-            Some(block) => Some(block),
-            None => spans.alloc_elsewhere(),
-        }
+    pub(crate) fn alloc(&mut self, right: Right<'_>, class: SizeClass) -> Option<RawBlock> {
+        let current = self.current.get_mut(usize::from(class.index()))?;
+        current.as_mut()?.alloc(right)
     }
 
-    /// Takes a cached span of its own for a block that needs `pages`.
-    pub(crate) fn alloc_large(
+    /// As `alloc`, from whichever span has one: from those that are known to, then from those in
+    /// which others have freed one, by the hints and at last by every exported block's word, since
+    /// a hint may be lost with the process that owed it.
+    #[cold]
+    pub(crate) fn alloc_elsewhere(
         &mut self,
+        right: Right<'_>,
         class: SizeClass,
-        pages: PageCount,
-        align_pages: PageCount,
     ) -> Option<RawBlock> {
-        self.large.alloc(class, pages, align_pages)
+        let class = usize::from(class.index());
+        loop {
+            if let Some(current) = self.current[class].as_mut() {
+                if let Some(block) = current.alloc(right) {
+                    return Some(block);
+                }
+                self.put_current_aside(right, class);
+            }
+            let spans = &mut self.classes[class];
+            let next = match spans.take_available(right) {
+                Some(next) => next,
+                None => {
+                    self.take_woken(right);
+                    let spans = &mut self.classes[class];
+                    spans
+                        .take_available(right)
+                        .or_else(|| spans.search(right, false))
+                        .or_else(|| spans.search(right, true))?
+                }
+            };
+            self.current[class] = Some(next);
+        }
     }
 
     /// Returns how many spans to lease when a class has run out.
     pub(crate) fn wanted(&self, class: SizeClass) -> u32 {
-        let n = self
-            .classes
-            .get(usize::from(class.index()))
-            .map_or(0, |c| c.spans.len());
+        let n = self.classes[usize::from(class.index())].count();
         let wanted = n.clamp(1, FIRST_SPANS).max(n / GROWTH_DIVISOR);
         let limit = (MAX_LEASE_BYTES / class.span_pages().bytes()).max(1);
         u32::try_from(limit.min(wanted as u64)).expect("at most 32 MiB in pages")
     }
 
-    /// Adds a span that was leased.
-    pub(crate) fn add(&mut self, span: LeasedSpan) {
-        let class = span.lease().class;
-        match self.classes.get_mut(usize::from(class.index())) {
-            Some(spans) if !class.is_large() => {
-                spans.current = spans.spans.len();
-                spans.spans.push(span);
-            }
-            _ => self.large.add(span),
+    /// Adds a span.
+    pub(crate) fn add(&mut self, right: Right<'_>, span: LeasedSpan) {
+        let class = usize::from(span.lease().class.index());
+        let spans = &mut self.classes[class];
+        let index = spans.gaps.pop().unwrap_or_else(|| {
+            spans.spans.push(None);
+            u32::try_from(spans.spans.len() - 1).expect("a pool has fewer than 2^32 pages")
+        });
+        let span = BoundSpan::bind(span, right, key(class, index));
+        spans.spans[index as usize] = Some(span);
+        spans.available.push_back(index);
+    }
+
+    /// Takes out a span of a class that has a free block, for another heap.
+    pub(crate) fn take_one(&mut self, right: Right<'_>, class: SizeClass) -> Option<LeasedSpan> {
+        let class = usize::from(class.index());
+        self.put_current_aside(right, class);
+        self.take_woken(right);
+        let spans = &mut self.classes[class];
+        let span = spans
+            .take_available(right)
+            .or_else(|| spans.search(right, false))?;
+        spans.gaps.push(spans.current);
+        Some(span.unbind(right))
+    }
+
+    /// Takes out every span.
+    pub(crate) fn take_all(&mut self, right: Right<'_>) -> Vec<LeasedSpan> {
+        let mut all = Vec::new();
+        for class in 0..N_CLASSES {
+            self.put_current_aside(right, class);
+            let spans = std::mem::take(&mut self.classes[class]);
+            all.extend(spans.spans.into_iter().flatten().map(|s| s.unbind(right)));
         }
+        all
     }
 
     /// Goes on with a walk; returns whether it is over.
-    pub(crate) fn trim(&mut self, trim: &mut Trim) -> bool {
+    pub(crate) fn trim(&mut self, right: Right<'_>, trim: &mut Trim) -> bool {
         let mut budget = SPANS_PER_SLICE;
-        while let Some(spans) = self.classes.get_mut(trim.class) {
+        while trim.class < N_CLASSES {
+            if self.classes[trim.class].spans.is_empty() {
+                trim.class += 1;
+                continue;
+            }
+            self.put_current_aside(right, trim.class);
+            let spans = &mut self.classes[trim.class];
             while trim.span < spans.spans.len() {
                 if budget == 0 {
                     return false;
                 }
                 budget -= 1;
-                spans.trim_one(trim);
+                spans.trim_one(right, trim);
+                trim.span += 1;
             }
             trim.class += 1;
             trim.span = 0;
             trim.kept = false;
         }
-        self.large.trim(trim);
         true
     }
 
     /// Returns whether no span is left.
     pub(crate) fn is_empty(&self) -> bool {
-        self.large.is_empty() && self.classes.iter().all(|class| class.spans.is_empty())
+        self.classes.iter().all(|class| class.count() == 0)
     }
 
     /// Returns how many blocks of `owner` are alive: private ones and those it shared. Blocks of
     /// others (kept, taken, adopted) may lie in the same spans.
-    pub(crate) fn owned_count(&mut self, memory: &PoolMemory, owner: SessionNumber) -> u64 {
-        let classes = self
-            .classes
+    pub(crate) fn owned_count(
+        &mut self,
+        right: Right<'_>,
+        memory: &PoolMemory,
+        owner: SessionNumber,
+    ) -> u64 {
+        let others = self.classes.iter_mut().flat_map(|class| &mut class.spans);
+        self.current
             .iter_mut()
-            .flat_map(|class| class.spans.iter_mut());
-        classes
-            .chain(self.large.spans_mut())
+            .chain(others)
+            .flatten()
             .map(|span| {
-                span.collect(true);
-                let lease = span.lease();
-                let words = memory.slot_run(lease.first_page, lease.class, lease.pages);
-                let shared = words
-                    .into_iter()
-                    .flat_map(|run| run.words())
-                    .filter(|word| {
-                        let word = word.load();
-                        word.state() == Some(SlotState::Shared) && word.owner() == owner
-                    });
-                u64::from(span.private_count()) + shared.count() as u64
+                span.collect(right, true);
+                u64::from(span.private_count(right)) + shared_count(memory, span.lease(), owner)
             })
             .sum()
     }
+
+    /// Puts the current span of a class among the others, and has it woken.
+    fn put_current_aside(&mut self, right: Right<'_>, class: usize) {
+        if let Some(mut span) = self.current[class].take() {
+            let spans = &mut self.classes[class];
+            if span.free_count(right) == 0 {
+                span.set_aside(right);
+            } else {
+                spans.available.push_back(spans.current);
+            }
+            spans.spans[spans.current as usize] = Some(span);
+        }
+    }
+
+    fn take_woken(&mut self, right: Right<'_>) {
+        right.take_woken(&mut self.woken);
+        for key in self.woken.drain(..) {
+            let (class, index) = of_key(key);
+            self.classes[class].available.push_back(index);
+        }
+    }
+}
+
+/// Returns how many blocks in a span `owner` shares.
+pub(crate) fn shared_count(memory: &PoolMemory, lease: SpanLease, owner: SessionNumber) -> u64 {
+    let words = memory.slot_run(lease.first_page, lease.class, lease.pages);
+    let shared = words
+        .into_iter()
+        .flat_map(|run| run.words())
+        .filter(|word| {
+            let word = word.load();
+            word.state() == Some(SlotState::Shared) && word.owner() == owner
+        });
+    shared.count() as u64
 }
 
 impl ClassSpans {
-    /// Looks through all spans, from the current one on: first at what this process freed and at
-    /// the hints of others, then at every exported block's word, since a hint may be lost with
-    /// the process that owed it.
-    #[cold]
-    fn alloc_elsewhere(&mut self) -> Option<RawBlock> {
-        let n = self.spans.len();
-        for thorough in [false, true] {
-            for step in 0..n {
-                let index = (self.current + step) % n;
-                let span = &mut self.spans[index];
-                span.collect(thorough);
-                if let Some(block) = span.alloc() {
+    fn count(&self) -> usize {
+        self.spans.len() - self.gaps.len()
+    }
+
+    /// Takes out the next available span, to be the current one. What is no longer what it was
+    /// listed as is passed over.
+    fn take_available(&mut self, right: Right<'_>) -> Option<BoundSpan> {
+        while let Some(index) = self.available.pop_front() {
+            let place = self.spans.get_mut(index as usize);
+            if let Some(place) = place
+                && let Some(span) = place
+            {
+                if span.free_count(right) > 0 {
                     self.current = index;
-                    return Some(block);
+                    return place.take();
                 }
+                span.set_aside(right);
             }
         }
         None
     }
 
-    fn trim_one(&mut self, trim: &mut Trim) {
-        let span = &mut self.spans[trim.span];
-        span.collect(trim.everything);
-        if !span.is_empty() {
+    /// Looks at every span for what others have freed there.
+    fn search(&mut self, right: Right<'_>, thorough: bool) -> Option<BoundSpan> {
+        for (index, span) in (0..).zip(&mut self.spans) {
+            if let Some(span) = span
+                && span.collect(right, thorough) > 0
+            {
+                self.available.push_back(index);
+            }
+        }
+        self.take_available(right)
+    }
+
+    fn trim_one(&mut self, right: Right<'_>, trim: &mut Trim) {
+        let place = &mut self.spans[trim.span];
+        let Some(span) = place else {
+            return;
+        };
+        span.collect(right, trim.everything);
+        if !span.is_empty(right) {
             trim.again = true;
-            trim.span += 1;
             return;
         }
         if !trim.everything && !trim.kept {
             trim.kept = true;
-            trim.span += 1;
             return;
         }
-        match self.spans.swap_remove(trim.span).detach() {
-            Ok(lease) => trim.leases.push(lease),
+        let index = u32::try_from(trim.span).expect("indices have 32 bits");
+        let Some(span) = place.take() else {
+            return;
+        };
+        match span.unbind(right).detach() {
+            Ok(lease) => {
+                trim.leases.push(lease);
+                self.gaps.push(index);
+            }
             Err(span) => {
-                self.spans.push(span);
-                trim.span += 1;
+                let class = usize::from(span.lease().class.index());
+                *place = Some(BoundSpan::bind(span, right, key(class, index)));
+                self.available.push_back(index);
             }
         }
-        if self.current >= self.spans.len() {
-            self.current = 0;
-        }
     }
+}
+
+/// What a span is called when it wakes: its class and its index there.
+fn key(class: usize, index: u32) -> u64 {
+    (class as u64) << 32 | u64::from(index)
+}
+
+fn of_key(key: u64) -> (usize, u32) {
+    let class = usize::try_from(key >> 32).expect("class indices have seven bits");
+    (class, u32::try_from(key & 0xffff_ffff).expect("masked"))
 }
 
 /// Returns whether a span's first page is a multiple of `align_pages`. The payload starts at a

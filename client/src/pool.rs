@@ -14,6 +14,7 @@ use crate::session::{self, CALL_DEADLINE};
 mod alloc;
 mod core;
 mod exchange;
+mod heaps;
 mod names;
 
 pub(crate) use self::core::PoolCore;

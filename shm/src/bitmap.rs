@@ -61,7 +61,8 @@ impl FreeBits {
         }
         let bit = word.trailing_zeros();
         *word &= *word - 1;
-        self.count -= 1;
+        // Of `count` set bits one was found, so it does not wrap.
+        self.count = self.count.wrapping_sub(1);
         Some(slot_of(self.search_from, bit))
     }
 
@@ -79,12 +80,16 @@ impl FreeBits {
         self.take()
     }
 
-    /// Marks a slot free that was not.
+    /// Marks a slot free that was not. It is the next to be taken, or one near it: its bytes may
+    /// still be in the processor's cache.
+    #[inline]
     pub(crate) fn give(&mut self, slot: u32) {
         let (index, bit) = bit_of(slot);
         self.give_bits(index, bit);
+        self.search_from = index;
     }
 
+    #[inline]
     fn give_bits(&mut self, index: usize, bits: u64) {
         debug_assert_eq!(self.words[index] & bits, 0, "slots given twice");
         self.words[index] |= bits;
@@ -236,8 +241,12 @@ const fn bit_of(slot: u32) -> (usize, u64) {
 }
 
 #[inline]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "a span has at most 2^18 slots, so 2^12 words"
+)]
 fn slot_of(index: usize, bit: u32) -> u32 {
-    u32::try_from(index).expect("a span has at most 2^18 slots") * BITS + bit
+    ((index as u32) << BITS.trailing_zeros()) | bit
 }
 
 #[cfg(test)]

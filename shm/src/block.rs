@@ -37,6 +37,7 @@ impl<T: ShmType> OwnedBlock<T> {
     ///
     /// # Errors
     /// `ZeroSize`, or `WrongLength` when the block is too small or not aligned for `T`.
+    #[inline]
     pub fn new(block: RawBlock) -> Result<Self, AccessError> {
         check_fit(&block, size_of::<T>(), align_of::<T>())?;
         let (pointer, span) = block.into_parts();
@@ -65,6 +66,7 @@ impl<T: ShmType> OwnedBlock<T> {
     }
 
     /// Overwrites the value.
+    #[inline]
     pub fn set(&mut self, value: &T) {
         let value = value.as_bytes();
         // SAFETY:
@@ -111,6 +113,7 @@ impl<E: ShmType> OwnedBlock<[E]> {
     ///
     /// # Errors
     /// `ZeroSize`, or `WrongLength` when the block is too small or not aligned.
+    #[inline]
     pub fn new_slice(block: RawBlock, len: usize) -> Result<Self, AccessError> {
         let bytes = size_of::<E>()
             .checked_mul(len)
@@ -160,6 +163,7 @@ impl<E: ShmType> OwnedBlock<[E]> {
 
 impl<T: ?Sized> OwnedBlock<T> {
     /// Returns the raw block.
+    #[inline]
     pub fn into_raw(self) -> RawBlock {
         let block = ManuallyDrop::new(self);
         // SAFETY: the parts of one block (invariant), put together once: `self` is forgotten.
@@ -167,6 +171,7 @@ impl<T: ?Sized> OwnedBlock<T> {
     }
 
     /// Calls `look` with the raw block.
+    #[inline]
     pub fn with_raw<R>(&self, look: impl FnOnce(&RawBlock) -> R) -> R {
         // SAFETY: the parts of one block (invariant); the copy is forgotten, never dropped.
         let raw = unsafe { RawBlock::from_parts(self.pointer.cast(), self.span) };
@@ -181,6 +186,7 @@ impl<T: ?Sized> OwnedBlock<T> {
 impl<T: Plain> std::ops::Deref for OwnedBlock<T> {
     type Target = T;
 
+    #[inline]
     fn deref(&self) -> &T {
         // SAFETY:
         // - non-null, aligned, dereferenceable: the block fits `T` (invariant) and is mapped;
@@ -191,6 +197,7 @@ impl<T: Plain> std::ops::Deref for OwnedBlock<T> {
 }
 
 impl<T: Plain> std::ops::DerefMut for OwnedBlock<T> {
+    #[inline]
     fn deref_mut(&mut self) -> &mut T {
         // SAFETY: as for `deref`, and `&mut self` makes this the only reference.
         unsafe { self.pointer.as_mut() }
@@ -200,6 +207,7 @@ impl<T: Plain> std::ops::DerefMut for OwnedBlock<T> {
 impl<E: Plain> std::ops::Deref for OwnedBlock<[E]> {
     type Target = [E];
 
+    #[inline]
     fn deref(&self) -> &[E] {
         // SAFETY: as for a sized value; the slice's bytes fit the block (invariant).
         unsafe { self.pointer.as_ref() }
@@ -207,6 +215,7 @@ impl<E: Plain> std::ops::Deref for OwnedBlock<[E]> {
 }
 
 impl<E: Plain> std::ops::DerefMut for OwnedBlock<[E]> {
+    #[inline]
     fn deref_mut(&mut self) -> &mut [E] {
         // SAFETY: as for `deref`, and `&mut self` makes this the only reference.
         unsafe { self.pointer.as_mut() }
@@ -214,6 +223,7 @@ impl<E: Plain> std::ops::DerefMut for OwnedBlock<[E]> {
 }
 
 impl<T: ?Sized> Drop for OwnedBlock<T> {
+    #[inline]
     fn drop(&mut self) {
         // SAFETY: the parts of one block (invariant), put together once: this is the end of it.
         drop(unsafe { RawBlock::from_parts(self.pointer.cast(), self.span) });
@@ -226,18 +236,26 @@ impl<T: ?Sized> fmt::Debug for OwnedBlock<T> {
     }
 }
 
+#[inline]
 fn check_fit(block: &RawBlock, size: usize, align: usize) -> Result<(), AccessError> {
+    // An alignment is a power of two: a division here would cost as much as the whole alloc.
+    let aligned = block.pointer().addr().get() & (align - 1) == 0;
+    if size != 0 && size as u64 <= block.usable_bytes() && aligned {
+        Ok(())
+    } else {
+        Err(misfit(block, size))
+    }
+}
+
+#[cold]
+fn misfit(block: &RawBlock, size: usize) -> AccessError {
     if size == 0 {
-        return Err(AccessError::ZeroSize);
+        return AccessError::ZeroSize;
     }
-    let usable = block.usable_bytes();
-    if size as u64 > usable || !block.pointer().addr().get().is_multiple_of(align) {
-        return Err(AccessError::WrongLength {
-            expected_bytes: size as u64,
-            found_bytes: usable,
-        });
+    AccessError::WrongLength {
+        expected_bytes: size as u64,
+        found_bytes: block.usable_bytes(),
     }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use crate::error::AccessError;
 use crate::os::fork::in_child_of_init;
 use crate::page_map::{PageEntry, SpanEpoch};
 use crate::pool_memory::{Attached, PoolMemory, SlotRun};
-use crate::raw_block::{LeasedRecord, SpanRecord};
+use crate::raw_block::{AgentSide, LeasedRecord, SpanRecord};
 use crate::slot::{SlotState, fence_before_reuse};
 
 pub use crate::raw_block::{RawBlock, TakenBlocks};
@@ -35,17 +35,13 @@ pub struct SpanLease {
 /// The agent's side of a span: its free slots.
 ///
 /// # Invariants
-/// * `record` is that of a leased span, with `lease` in it, and no other `LeasedSpan` of this
-///   process works on the span.
-/// * A slot is in `free`, or in the record's `remote` or `exported`, or a [`RawBlock`] has it, or
-///   it is on its way from the last to one of the others.
+/// * `record` is that of a leased span, and no other `LeasedSpan` of this process works on it.
+/// * It is not bound to an agent, or whoever has this mutably has the turn at that agent: so the
+///   record's `side` is reached here alone.
+/// * A slot is in the side's `free`, or in the record's `remote` or `exported`, or a [`RawBlock`]
+///   has it, or it is on its way from the last to one of the others.
 pub struct LeasedSpan {
     record: Arc<SpanRecord>,
-    lease: SpanLease,
-    free: FreeBits,
-    slots: u32,
-    /// The page note's count at the last re-read.
-    seen_frees: u64,
 }
 
 impl LeasedSpan {
@@ -87,7 +83,7 @@ impl LeasedSpan {
             exported: ExportedBits::new(slots),
         };
         let record = Arc::new(SpanRecord::leased(memory, session, leased)?);
-        let seen_frees = memory.note(lease.first_page).frees();
+        let frees = memory.note(lease.first_page).frees();
         let free = match memory.note_attached(lease.first_page, lease.epoch) {
             Attached::Busy => return Err(memory.corrupt("second lease", offset)),
             Attached::First if !survivors => FreeBits::all(slots),
@@ -95,38 +91,51 @@ impl LeasedSpan {
         };
         fence_before_reuse();
         // INVARIANT: `note_attached` let only us through; each slot is marked as exported or free.
-        Ok(Self {
-            record,
-            lease,
-            free,
-            slots,
-            seen_frees,
-        })
+        let mut span = Self { record };
+        let side = span.side_mut();
+        side.free = free;
+        side.seen_frees = frees;
+        Ok(span)
     }
 
     /// Takes a free block, or returns `None` when none is at hand; `collect` may find more.
     #[inline]
     pub fn alloc(&mut self) -> Option<RawBlock> {
-        let slot = self.free.take()?;
+        let slot = self.side_mut().free.take()?;
         // SAFETY:
         // - `&mut self` makes the caller the agent, and the bit was taken just now;
         // - `drop` keeps the record while a private block lives.
-        Some(unsafe { RawBlock::private(&self.record, self.lease, slot) })
+        Some(unsafe { RawBlock::private(&self.record, slot) })
+    }
+
+    /// Frees a private block of this span; gives back one of another.
+    ///
+    /// # Errors
+    /// The block itself.
+    pub fn free(&mut self, block: RawBlock) -> Result<(), RawBlock> {
+        if !block.is_of(&self.record) {
+            return Err(block);
+        }
+        let (pointer, _) = block.into_parts();
+        let slot = self.record.slot_at(pointer);
+        self.side_mut().free.give(slot);
+        Ok(())
     }
 
     /// Finds slots that became free elsewhere: private blocks dropped on any thread, and exported
     /// ones that somebody freed. Without `thorough`, exported slots are re-read only if the page
     /// note says that one was freed.
     pub fn collect(&mut self, thorough: bool) {
-        let Some((leased, words)) = agents_view(&self.record) else {
+        let (record, side) = self.parts_mut();
+        let Some((leased, words)) = agents_view(record) else {
             return;
         };
-        leased.remote.collect(&mut self.free);
-        let frees = self.record.memory().note(self.lease.first_page).frees();
-        if thorough || frees != self.seen_frees {
-            self.seen_frees = frees;
+        leased.remote.collect(&mut side.free);
+        let frees = record.memory().note(leased.lease.first_page).frees();
+        if thorough || frees != side.seen_frees {
+            side.seen_frees = frees;
             let is_free = |slot| is_free(words, slot);
-            leased.exported.collect(&mut self.free, is_free);
+            leased.exported.collect(&mut side.free, is_free);
         }
     }
 
@@ -134,11 +143,12 @@ impl LeasedSpan {
     /// knows which block that was: it costs one re-read, where `collect` costs one for each
     /// exported block.
     pub fn reclaim(&mut self, slot: u32) -> bool {
-        let Some((leased, words)) = agents_view(&self.record) else {
+        let (record, side) = self.parts_mut();
+        let Some((leased, words)) = agents_view(record) else {
             return false;
         };
         let is_free = |slot| is_free(words, slot);
-        slot < self.slots && leased.exported.collect_one(slot, &mut self.free, is_free)
+        (slot as usize) < words.len() && leased.exported.collect_one(slot, &mut side.free, is_free)
     }
 
     /// Ends work on a span whose every block is free, so that it can be returned to the daemon;
@@ -149,7 +159,7 @@ impl LeasedSpan {
     pub fn detach(mut self) -> Result<SpanLease, Self> {
         self.collect(true);
         if self.is_empty() {
-            Ok(self.lease)
+            Ok(self.lease())
         } else {
             Err(self)
         }
@@ -165,44 +175,70 @@ impl LeasedSpan {
         if self.has_private_blocks() {
             Err(self)
         } else {
-            Ok(self.lease)
+            Ok(self.lease())
         }
     }
 
     /// Returns the lease.
     pub fn lease(&self) -> SpanLease {
-        self.lease
+        self.record.leased_part().lease
     }
 
     /// Returns how many free slots are known.
+    #[inline]
     pub fn free_count(&self) -> u32 {
-        self.free.count()
+        self.side().free.count()
     }
 
     /// Returns how many slots the span has.
     pub fn slots(&self) -> u32 {
-        self.slots
+        let SpanLease { class, pages, .. } = self.lease();
+        class.slots(pages)
     }
 
     /// Returns whether every slot is known to be free.
     pub fn is_empty(&self) -> bool {
-        self.free.count() == self.slots
+        self.free_count() == self.slots()
     }
 
     /// Returns how many blocks are alive: private ones and those exported.
     pub fn live_count(&self) -> u32 {
-        self.slots - self.free.count()
+        self.slots() - self.free_count()
     }
 
     /// Returns how many [`RawBlock`]s point at the record, as far as is known: a block on its way
     /// into a bitmap counts.
     pub fn private_count(&self) -> u32 {
-        let exported = self.record.as_leased().map_or(0, |l| l.exported.count());
-        self.slots.saturating_sub(self.free.count() + exported)
+        let exported = self.record.leased_part().exported.count();
+        self.live_count().saturating_sub(exported)
     }
 
     fn has_private_blocks(&self) -> bool {
         self.private_count() > 0
+    }
+
+    pub(crate) fn record(&self) -> &SpanRecord {
+        &self.record
+    }
+
+    #[inline]
+    pub(crate) fn side(&self) -> &AgentSide {
+        // SAFETY: whoever has the span is its agent (invariant), and `&self` keeps everybody from
+        // having it mutably.
+        unsafe { &*self.record.side() }
+    }
+
+    #[inline]
+    pub(crate) fn side_mut(&mut self) -> &mut AgentSide {
+        self.parts_mut().1
+    }
+
+    #[inline]
+    fn parts_mut(&mut self) -> (&SpanRecord, &mut AgentSide) {
+        // SAFETY: whoever has the span is its agent (invariant), and `&mut self` is the only way
+        // to it; nothing else of the record is in the side.
+        let side = unsafe { &mut *self.record.side() };
+        (&self.record, side)
     }
 }
 
@@ -214,7 +250,7 @@ impl Drop for LeasedSpan {
             // known): it stays for good, and with it the mapping.
             std::mem::forget(Arc::clone(&self.record));
         } else {
-            self.record.memory().note_detached(self.lease.first_page);
+            self.record.memory().note_detached(self.lease().first_page);
         }
     }
 }
@@ -222,9 +258,8 @@ impl Drop for LeasedSpan {
 impl fmt::Debug for LeasedSpan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LeasedSpan")
-            .field("lease", &self.lease)
-            .field("free_count", &self.free.count())
-            .field("slots", &self.slots)
+            .field("lease", &self.lease())
+            .field("free_count", &self.free_count())
             .finish_non_exhaustive()
     }
 }

@@ -37,9 +37,13 @@
 )]
 
 #[cfg(not(loom))]
+pub mod agent;
+#[cfg(not(loom))]
 pub mod arena_memory;
 #[cfg(not(loom))]
 pub mod block;
+#[cfg(not(loom))]
+mod bound_span;
 #[cfg(not(loom))]
 pub mod element;
 #[cfg(not(loom))]
@@ -64,14 +68,17 @@ pub mod records;
 pub mod shape;
 pub mod slot;
 pub mod sync;
+mod turn;
 
 pub use error::{AccessError, SegmentRefusal};
 pub use goumem_alloc::TypeTag;
 
 #[cfg(not(loom))]
 pub use {
+    agent::{Agent, Claim, Right, Turn},
     arena_memory::{ArenaMemory, arena_data_plan},
     block::OwnedBlock,
+    bound_span::BoundSpan,
     element::{AtomicElement, Plain, ShmType, type_tag_of_name},
     leased_span::{LeasedSpan, RawBlock, SpanLease, TakenBlocks},
     pool_memory::{BlockPlace, PoolMemory, data_plan, pool_geometry},

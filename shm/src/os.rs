@@ -10,6 +10,7 @@ pub mod frame;
 pub mod lock;
 pub mod machine;
 pub mod mapping;
+pub(crate) mod membarrier;
 pub mod paths;
 pub mod peer;
 pub mod process;

@@ -5,14 +5,16 @@
 //! only let go when no slot of it is private, and is leaked when its agent goes before its blocks.
 //! So a [`RawBlock`] is 16 bytes and its record is alive as long as it is. Each taken block counts.
 
+use std::cell::UnsafeCell;
 use std::fmt;
 use std::mem::ManuallyDrop;
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
 use goumem_alloc::{Handle, Offset, SessionNumber};
 
-use crate::bitmap::{BitWord, ExportedBits, RemoteBits};
+use crate::agent::AgentCore;
+use crate::bitmap::{BitWord, ExportedBits, FreeBits, RemoteBits};
 use crate::error::AccessError;
 use crate::leased_span::SpanLease;
 use crate::os::fork::in_child_of_init;
@@ -20,18 +22,43 @@ use crate::os::{to_u64, to_usize};
 use crate::pool_memory::{BlockPlace, PoolMemory};
 use crate::shape::Shape;
 use crate::slot::{SlotRefusal, SlotState};
+use crate::sync::{AtomicPtr, Ordering};
 
-/// What the blocks of a span share.
+/// What the blocks of a span share. What every alloc and free touches stands first.
 ///
 /// # Invariants
-/// * `base` points at the first byte of the span in `memory`'s mapping (leased), or at the first
-///   byte of DATA (taken), and the mapping lives as long as the record.
+/// * `base` points at the first slot's block in `memory`'s mapping (leased), or at the first byte
+///   of DATA (taken), and the mapping lives as long as the record. The block of slot n of a leased
+///   span starts n × `stride` behind it, and all are inside the span.
+/// * `side` is reached by the span's agent alone: by whoever has the span's `LeasedSpan` mutably,
+///   or, while `agent` is not null, has the turn at that agent (and has seen `agent` in it). It
+///   changes only in such a turn.
 /// * While a [`RawBlock`] points here, the record is alive.
+#[repr(C)]
 pub(crate) struct SpanRecord {
-    memory: Arc<PoolMemory>,
-    session: SessionNumber,
     base: NonNull<u8>,
+    /// Who the agent is, if the span is bound to one; null otherwise, and for taken blocks.
+    agent: AtomicPtr<AgentCore>,
+    side: UnsafeCell<AgentSide>,
+    stride: usize,
+    /// ceil(2^64 / stride), or 0: see [`goumem_alloc::SizeClass::reciprocal`].
+    reciprocal: u64,
+    /// What each block has; 0 for taken blocks, which differ.
+    usable_bytes: u64,
+    session: SessionNumber,
+    memory: Arc<PoolMemory>,
     kind: RecordKind,
+}
+
+/// What the agent knows of its span.
+pub(crate) struct AgentSide {
+    pub(crate) free: FreeBits,
+    /// The page note's count at the last re-read.
+    pub(crate) seen_frees: u64,
+    /// What the span is called in its heap.
+    pub(crate) key: u64,
+    /// Whether the heap wants to hear of the next free slot.
+    pub(crate) set_aside: bool,
 }
 
 enum RecordKind {
@@ -50,7 +77,8 @@ pub(crate) struct LeasedRecord {
 // SAFETY: `base` is an address inside `memory`'s mapping, which is Send + Sync and outlives the
 // record; everything behind it is reached through atomics or by the one owner of a block.
 unsafe impl Send for SpanRecord {}
-// SAFETY: as for Send; the record itself has no interior mutability but atomics.
+// SAFETY: as for Send; `side` is reached by one thread at a time (invariant), each having what
+// the one before did: a LeasedSpan is moved between threads, and turns come one after the other.
 unsafe impl Sync for SpanRecord {}
 
 impl SpanRecord {
@@ -63,19 +91,100 @@ impl SpanRecord {
         session: SessionNumber,
         leased: LeasedRecord,
     ) -> Result<Self, AccessError> {
+        let SpanLease { class, pages, .. } = leased.lease;
         let start = memory.geometry().page_offset(leased.lease.first_page);
-        let base = memory.writable_pointer(start, leased.lease.pages.bytes())?;
-        // INVARIANT: `base` is the span's first byte in the mapping that `memory` keeps.
+        let span = memory.writable_pointer(start, pages.bytes())?;
+        let colour = to_usize(class.colour_bytes());
+        // SAFETY: the colour is less than a page, and the span has one; it is inside one mapping.
+        let base = unsafe { span.add(colour) };
+        // INVARIANT: `base` is the first block in the mapping that `memory` keeps; `side` is
+        // nobody's but the caller's.
         Ok(Self {
-            memory: Arc::clone(memory),
-            session,
             base,
+            agent: AtomicPtr::new(ptr::null_mut()),
+            side: UnsafeCell::new(AgentSide::new(FreeBits::none(class.slots(pages)))),
+            stride: to_usize(class.stride_bytes()),
+            reciprocal: class.reciprocal(),
+            usable_bytes: class.usable_in(pages),
+            session,
+            memory: Arc::clone(memory),
             kind: RecordKind::Leased(leased),
         })
     }
 
+    /// Returns what only the agent may look at.
+    pub(crate) fn side(&self) -> *mut AgentSide {
+        self.side.get()
+    }
+
+    /// Returns whether the span is bound to `core`.
+    #[inline]
+    pub(crate) fn is_bound_to(&self, core: &AgentCore) -> bool {
+        // ORDERING: Relaxed: what it says of `core` is only believed in a turn at it, which is
+        // where it changes.
+        ptr::eq(self.agent.load(Ordering::Relaxed), core)
+    }
+
+    /// Binds the span to an agent, or unbinds it. In a turn at that agent.
+    pub(crate) fn set_agent(&self, core: Option<&AgentCore>) {
+        let core = core.map_or(ptr::null_mut(), |core| ptr::from_ref(core).cast_mut());
+        // ORDERING: Relaxed; who believes it has the turn after this one.
+        self.agent.store(core, Ordering::Relaxed);
+    }
+
+    /// Gives a slot back to the agent, if it is bound to one that the calling thread owns.
+    #[inline]
+    fn give_to_own_agent(&self, block: NonNull<u8>) -> bool {
+        let core = NonNull::new(self.agent.load(Ordering::Relaxed));
+        // SAFETY: an agent that a span was ever bound to lives for ever (`Agent::leak`).
+        let Some(core) = core.map(|core| unsafe { core.as_ref() }) else {
+            return false;
+        };
+        if !core.begin_if_mine() {
+            return false;
+        }
+        // Another agent may have come by the span before this turn.
+        let ours = self.is_bound_to(core);
+        if ours {
+            // SAFETY: this thread has the turn at the agent that the span is bound to.
+            let side = unsafe { &mut *self.side.get() };
+            side.free.give(self.slot_at(block));
+            if side.set_aside {
+                side.set_aside = false;
+                let key = side.key;
+                // SAFETY: this thread has the turn.
+                unsafe { core.wake(key) };
+            }
+        }
+        core.end();
+        ours
+    }
+
+    /// Returns the slot of a private block of this leased span.
+    #[inline]
+    pub(crate) fn slot_at(&self, block: NonNull<u8>) -> u32 {
+        // Not before the base (invariant), so it does not wrap.
+        let from_base = to_u64(block.addr().get().wrapping_sub(self.base.addr().get()));
+        // Exact: see `SizeClass::reciprocal`. A span has less than 2^32 slots.
+        let slot = (u128::from(from_base) * u128::from(self.reciprocal)) >> 64;
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "a span has at most 2^18 slots"
+        )]
+        let slot = slot as u32;
+        slot
+    }
+
     pub(crate) fn memory(&self) -> &Arc<PoolMemory> {
         &self.memory
+    }
+
+    /// Returns the same of a record that is known to be a leased span's.
+    ///
+    /// # Panics
+    /// For the record of taken blocks.
+    pub(crate) fn leased_part(&self) -> &LeasedRecord {
+        self.as_leased().expect("the record of a leased span")
     }
 
     /// Returns what a leased span tells its agent; `None` for the record of taken blocks.
@@ -83,6 +192,17 @@ impl SpanRecord {
         match &self.kind {
             RecordKind::Leased(leased) => Some(leased),
             RecordKind::Taken => None,
+        }
+    }
+}
+
+impl AgentSide {
+    fn new(free: FreeBits) -> Self {
+        Self {
+            free,
+            seen_frees: 0,
+            key: 0,
+            set_aside: false,
         }
     }
 }
@@ -111,25 +231,32 @@ impl RawBlock {
     /// * The caller is the span's agent, and has just taken the bit of `slot`, a slot of it.
     /// * It does not let go of the record while a private block of the span lives.
     #[inline]
-    pub(crate) unsafe fn private(record: &Arc<SpanRecord>, lease: SpanLease, slot: u32) -> Self {
-        let offset = to_usize(lease.class.offset_of_slot(slot));
+    pub(crate) unsafe fn private(record: &Arc<SpanRecord>, slot: u32) -> Self {
+        // Inside the span (invariant of the record), so it does not wrap.
+        let offset = (slot as usize).wrapping_mul(record.stride);
         // SAFETY:
         // - `slot` is one of the span, so the offset is inside the span;
         // - the span is inside one mapping (checked by `writable_pointer` in `leased`).
         let pointer = unsafe { record.base.add(offset) };
-        let span = NonNull::new(Arc::as_ptr(record).cast_mut());
         // INVARIANT: the bit is taken and the record stays, by this function's contract.
         Self {
             pointer,
-            span: span.expect("an Arc's address is not null"),
+            span: NonNull::from(record.as_ref()),
         }
     }
 
+    /// Returns whether the block is one of a span.
+    pub(crate) fn is_of(&self, record: &Arc<SpanRecord>) -> bool {
+        ptr::eq(self.span.as_ptr(), Arc::as_ptr(record))
+    }
+
     /// Returns the address of the block's first byte.
+    #[inline]
     pub(crate) fn pointer(&self) -> NonNull<u8> {
         self.pointer
     }
 
+    #[inline]
     pub(crate) fn into_parts(self) -> (NonNull<u8>, NonNull<SpanRecord>) {
         let block = ManuallyDrop::new(self);
         (block.pointer, block.span)
@@ -137,6 +264,7 @@ impl RawBlock {
 
     /// # Safety
     /// `pointer` and `span` come from one `into_parts`, and are put together once.
+    #[inline]
     pub(crate) unsafe fn from_parts(pointer: NonNull<u8>, span: NonNull<SpanRecord>) -> Self {
         // INVARIANT: the parts satisfied both when they were taken apart.
         Self { pointer, span }
@@ -145,14 +273,16 @@ impl RawBlock {
     /// Returns how many bytes the block has, at least what was asked for.
     #[inline]
     pub fn usable_bytes(&self) -> u64 {
-        let span = self.record();
-        match &span.kind {
-            RecordKind::Leased(leased) => leased.lease.class.usable_in(leased.lease.pages),
-            RecordKind::Taken => span
-                .memory
-                .block_at(self.offset())
-                .map_or(0, |at| at.usable_bytes()),
+        match self.record().usable_bytes {
+            0 => self.usable_bytes_of_taken(),
+            bytes => bytes,
         }
+    }
+
+    #[cold]
+    fn usable_bytes_of_taken(&self) -> u64 {
+        let at = self.record().memory.block_at(self.offset());
+        at.map_or(0, |at| at.usable_bytes())
     }
 
     /// Returns where the block starts in DATA.
@@ -160,8 +290,10 @@ impl RawBlock {
         let span = self.record();
         let base = match &span.kind {
             RecordKind::Leased(leased) => {
-                let first_page = leased.lease.first_page;
-                span.memory.geometry().page_offset(first_page).get()
+                let SpanLease {
+                    first_page, class, ..
+                } = leased.lease;
+                span.memory.geometry().page_offset(first_page).get() + class.colour_bytes()
             }
             RecordKind::Taken => 0,
         };
@@ -181,7 +313,7 @@ impl RawBlock {
         // - the block has `length` bytes from `pointer`, mapped writable (only writable
         //   mappings lease spans or take blocks);
         // - nobody else reads or writes them: the block is held alone.
-        unsafe { std::ptr::write_bytes(self.pointer.as_ptr(), 0, length) }
+        unsafe { ptr::write_bytes(self.pointer.as_ptr(), 0, length) }
     }
 
     /// Makes the block visible to other processes, owned by `owner`, and returns its handle.
@@ -273,21 +405,16 @@ impl RawBlock {
             pages,
             class,
             lessee: self.record().session,
-            slot: self.private_slot(leased),
+            slot: self.record().slot_at(self.pointer),
             offset: self.offset(),
         }
-    }
-
-    fn private_slot(&self, leased: &LeasedRecord) -> u32 {
-        let SpanLease { class, pages, .. } = leased.lease;
-        let slot = class.slot_of(self.bytes_from_base(), pages);
-        slot.expect("a block starts at a slot of its span")
     }
 
     fn bytes_from_base(&self) -> u64 {
         to_u64(self.pointer.addr().get() - self.record().base.addr().get())
     }
 
+    #[inline]
     fn record(&self) -> &SpanRecord {
         // SAFETY: the record is alive as long as this block (invariant), and is only ever
         // reached through shared references.
@@ -311,14 +438,25 @@ enum AfterExport<'a> {
 }
 
 impl Drop for RawBlock {
+    #[inline]
     fn drop(&mut self) {
+        if !self.record().give_to_own_agent(self.pointer) {
+            self.give_from_afar();
+        }
+    }
+}
+
+impl RawBlock {
+    /// Frees the block of a span of which the calling thread is not the agent.
+    #[cold]
+    fn give_from_afar(&self) {
         if in_child_of_init() {
             return; // the parent's block; nothing of it is mapped here
         }
         let span = self.record();
         match &span.kind {
             RecordKind::Leased(leased) => {
-                let (word, bit) = leased.remote.place(self.private_slot(leased));
+                let (word, bit) = leased.remote.place(span.slot_at(self.pointer));
                 // The record may be gone after this, as in `export`.
                 word.set(bit);
             }
@@ -354,9 +492,14 @@ impl TakenBlocks {
         let base = memory.writable_pointer(Offset::new(0), 1)?;
         // INVARIANT: `base` is the first byte of DATA in the mapping that `memory` keeps.
         Ok(Self(Arc::new(SpanRecord {
-            memory: Arc::clone(memory),
-            session,
             base,
+            agent: AtomicPtr::new(ptr::null_mut()),
+            side: UnsafeCell::new(AgentSide::new(FreeBits::none(0))),
+            stride: 0,
+            reciprocal: 0,
+            usable_bytes: 0,
+            session,
+            memory: Arc::clone(memory),
             kind: RecordKind::Taken,
         })))
     }

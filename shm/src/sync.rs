@@ -2,13 +2,37 @@
 //! its own atomics in their place and explore every interleaving of the transitions.
 
 #[cfg(not(loom))]
+pub(crate) use core::sync::atomic::{AtomicBool, AtomicPtr};
+#[cfg(not(loom))]
 pub use core::sync::atomic::{AtomicU32, Ordering, fence};
 /// The shared word. An alias, since the lint that points everybody here sees through re-exports.
 #[cfg(not(loom))]
 #[expect(clippy::disallowed_types, reason = "this is the facade")]
 pub type AtomicU64 = core::sync::atomic::AtomicU64;
 #[cfg(loom)]
+pub(crate) use loom::sync::atomic::AtomicBool;
+#[cfg(loom)]
 pub use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+
+/// The frequent side of an asymmetric pair of fences: with [`heavy_fence`] on the other side it
+/// orders what a SeqCst fence on both sides would.
+#[inline]
+pub(crate) fn light_fence() {
+    // ORDERING: for the compiler; `heavy_fence` sees to the processors.
+    #[cfg(not(loom))]
+    core::sync::atomic::compiler_fence(Ordering::SeqCst);
+    #[cfg(loom)]
+    fence(Ordering::SeqCst); // ORDERING: pairs with the one in `heavy_fence`
+}
+
+/// The rare side: costs a system call, and an interrupt on every processor that runs a thread of
+/// this process.
+pub(crate) fn heavy_fence() {
+    #[cfg(not(loom))]
+    crate::os::membarrier::interrupt_all();
+    #[cfg(loom)]
+    fence(Ordering::SeqCst); // ORDERING: pairs with the one in `light_fence`
+}
 
 /// Loads with Acquire, in a way that is allowed in a read-only mapping: only Relaxed loads are
 /// guaranteed there ("Atomic accesses to read-only memory" in `core::sync::atomic`), and a fence

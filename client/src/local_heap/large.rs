@@ -1,11 +1,11 @@
-//! Spans that are one block each. Leasing one is a call and a commit of its pages, so a few that
-//! were freed are kept for the next block of about their size.
+//! Spans that are one block each, of all threads of the process. Leasing one is a call and a commit
+//! of its pages, so a few that were freed are kept for the next block of about their size.
 
-use goumem_alloc::{PageCount, SizeClass};
+use goumem_alloc::{PageCount, SessionNumber, SizeClass};
 use goumem_shm::leased_span::SpanLease;
-use goumem_shm::{LeasedSpan, RawBlock};
+use goumem_shm::{LeasedSpan, PoolMemory, RawBlock};
 
-use super::{Trim, is_aligned};
+use super::{Trim, is_aligned, shared_count};
 
 /// The most spans kept, and the most bytes in them: enough for a loop over a few buffers of a
 /// video frame or a tensor, and little beside what such a program uses.
@@ -15,9 +15,9 @@ const MAX_IDLE_BYTES: u64 = 64 << 20;
 /// pool's statistics what it is short of.
 const MAX_EXCESS_DIVISOR: u32 = 4;
 
-/// The large spans of a heap.
+/// The large spans of a pool.
 #[derive(Debug, Default)]
-pub(super) struct LargeSpans {
+pub(crate) struct LargeSpans {
     /// Last seen with a living block.
     busy: Vec<LeasedSpan>,
     /// Without one, the oldest first.
@@ -34,11 +34,13 @@ struct Idle {
 }
 
 impl LargeSpans {
-    pub(super) fn add(&mut self, span: LeasedSpan) {
+    /// Adds a span, whose block is in use.
+    pub(crate) fn add(&mut self, span: LeasedSpan) {
         self.busy.push(span);
     }
 
-    pub(super) fn alloc(
+    /// Takes a cached span for a block that needs `pages`.
+    pub(crate) fn alloc(
         &mut self,
         class: SizeClass,
         pages: PageCount,
@@ -83,7 +85,8 @@ impl LargeSpans {
         }
     }
 
-    pub(super) fn trim(&mut self, trim: &mut Trim) {
+    /// Gives up what is idle; it goes on with `trim`.
+    pub(crate) fn trim(&mut self, trim: &mut Trim) {
         self.collect(trim.everything);
         let mut index = 0;
         while index < self.idle.len() {
@@ -99,12 +102,20 @@ impl LargeSpans {
         trim.again |= !self.busy.is_empty() || !self.idle.is_empty();
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    /// Returns whether no span is left.
+    pub(crate) fn is_empty(&self) -> bool {
         self.busy.is_empty() && self.idle.is_empty() && self.surplus.is_empty()
     }
 
-    pub(super) fn spans_mut(&mut self) -> impl Iterator<Item = &mut LeasedSpan> {
-        self.busy.iter_mut()
+    /// Returns how many blocks of `owner` are alive.
+    pub(crate) fn owned_count(&mut self, memory: &PoolMemory, owner: SessionNumber) -> u64 {
+        self.busy
+            .iter_mut()
+            .map(|span| {
+                span.collect(true);
+                u64::from(span.private_count()) + shared_count(memory, span.lease(), owner)
+            })
+            .sum()
     }
 
     fn give_up(&mut self, index: usize) {

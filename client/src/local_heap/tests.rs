@@ -7,6 +7,7 @@ use goumem_shm::page_map::{PageEntry, SpanEpoch};
 use goumem_shm::pool_geometry;
 use goumem_shm::shape::Shape;
 
+use super::large::LargeSpans;
 use super::*;
 
 const ALICE: SessionNumber = SessionNumber::new(7);
@@ -70,10 +71,56 @@ impl Pool {
         LeasedSpan::attach(&self.memory, lease, ALICE, true).unwrap()
     }
 
-    fn add(&mut self, heap: &mut LocalHeap, class: SizeClass, spans: u32) {
+    fn add(&mut self, heap: &Heap, class: SizeClass, spans: u32) {
         for _ in 0..spans {
-            heap.add(self.lease(class, class.span_pages()));
+            let span = self.lease(class, class.span_pages());
+            heap.work(|local, right| local.add(right, span));
         }
+    }
+}
+
+/// A heap of this thread. Blocks are dropped outside of its turns, as they are in use.
+struct Heap(&'static HeapAgent);
+
+impl Heap {
+    fn new() -> Self {
+        let agent = HeapAgent::leak(LocalHeap::new());
+        assert!(agent.own());
+        Self(agent)
+    }
+
+    fn work<R>(&self, work: impl FnOnce(&mut LocalHeap, Right<'_>) -> R) -> R {
+        let mut turn = self.0.enter().unwrap();
+        let (local, right) = turn.split();
+        work(local, right)
+    }
+
+    fn alloc(&self, class: SizeClass) -> Option<RawBlock> {
+        self.work(|local, right| {
+            let at_hand = local.alloc(right, class);
+            at_hand.or_else(|| local.alloc_elsewhere(right, class))
+        })
+    }
+
+    fn wanted(&self, class: SizeClass) -> u32 {
+        self.work(|local, _| local.wanted(class))
+    }
+
+    fn owned_count(&self, pool: &Pool) -> u64 {
+        self.work(|local, right| local.owned_count(right, &pool.memory, ALICE))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.work(|local, _| local.is_empty())
+    }
+
+    fn trim(&self, trim: &mut Trim) -> bool {
+        self.work(|local, right| local.trim(right, trim))
+    }
+
+    fn trimmed(&self, mut trim: Trim) -> Trim {
+        while !self.trim(&mut trim) {}
+        trim
     }
 }
 
@@ -84,17 +131,12 @@ fn class_of(bytes: u64) -> SizeClass {
     }
 }
 
-fn trimmed(heap: &mut LocalHeap, mut trim: Trim) -> Trim {
-    while !heap.trim(&mut trim) {}
-    trim
-}
-
 #[test]
 fn blocks_freed_in_any_span_are_found_again_before_more_is_leased() {
-    let (mut pool, mut heap) = (Pool::new(), LocalHeap::new(None));
+    let (mut pool, heap) = (Pool::new(), Heap::new());
     let class = class_of(8192);
     assert!(heap.alloc(class).is_none());
-    pool.add(&mut heap, class, 3);
+    pool.add(&heap, class, 3);
     let mut blocks: Vec<_> = std::iter::from_fn(|| heap.alloc(class)).collect();
     assert_eq!(blocks.len(), 24);
 
@@ -113,17 +155,18 @@ fn blocks_freed_in_any_span_are_found_again_before_more_is_leased() {
 
 #[test]
 fn leases_double_at_first_and_then_grow_by_an_eighth_within_the_byte_limit() {
-    let (mut pool, mut heap) = (Pool::new(), LocalHeap::new(None));
+    let (mut pool, heap) = (Pool::new(), Heap::new());
     let class = class_of(64);
     let mut leased = vec![];
     for _ in 0..6 {
         let wanted = heap.wanted(class);
         leased.push(wanted);
-        pool.add(&mut heap, class, wanted);
+        pool.add(&heap, class, wanted);
     }
     assert_eq!(leased, [1, 1, 2, 4, 8, 8]);
-    while heap.classes[usize::from(class.index())].spans.len() < 80 {
-        pool.add(&mut heap, class, 8);
+    let count = |heap: &Heap| heap.work(|h, _| h.classes[usize::from(class.index())].count());
+    while count(&heap) < 80 {
+        pool.add(&heap, class, 8);
     }
     assert_eq!(heap.wanted(class), 10);
     // A span of the largest class is 1 MiB or more: at most 32 MiB of them come at once.
@@ -133,38 +176,38 @@ fn leases_double_at_first_and_then_grow_by_an_eighth_within_the_byte_limit() {
 
 #[test]
 fn an_idle_walk_leaves_one_empty_span_of_a_class_and_a_thorough_one_none() {
-    let (mut pool, mut heap) = (Pool::new(), LocalHeap::new(None));
+    let (mut pool, heap) = (Pool::new(), Heap::new());
     let (small, middle) = (class_of(64), class_of(8192));
-    pool.add(&mut heap, small, 3);
-    pool.add(&mut heap, middle, 2);
+    pool.add(&heap, small, 3);
+    pool.add(&heap, middle, 2);
     let block = heap.alloc(small).unwrap();
 
-    let idle = trimmed(&mut heap, Trim::idle());
+    let idle = heap.trimmed(Trim::idle());
     assert_eq!(idle.leases.len(), 2);
     assert!(idle.again, "a span has a living block");
-    assert_eq!(heap.owned_count(&pool.memory, ALICE), 1);
+    assert_eq!(heap.owned_count(&pool), 1);
 
-    let all = trimmed(&mut heap, Trim::everything());
+    let all = heap.trimmed(Trim::everything());
     assert_eq!(all.leases.len(), 2);
     assert!(!heap.is_empty());
     drop(block);
-    assert_eq!(trimmed(&mut heap, Trim::everything()).leases.len(), 1);
+    assert_eq!(heap.trimmed(Trim::everything()).leases.len(), 1);
     assert!(heap.is_empty());
     assert!(heap.alloc(small).is_none());
 }
 
 #[test]
 fn a_heap_with_nothing_but_one_empty_span_needs_no_further_walk() {
-    let (mut pool, mut heap) = (Pool::new(), LocalHeap::new(None));
-    pool.add(&mut heap, class_of(64), 1);
-    let idle = trimmed(&mut heap, Trim::idle());
+    let (mut pool, heap) = (Pool::new(), Heap::new());
+    pool.add(&heap, class_of(64), 1);
+    let idle = heap.trimmed(Trim::idle());
     assert!(idle.leases.is_empty() && !idle.again);
 }
 
 #[test]
 fn a_walk_through_many_spans_goes_in_slices() {
-    let (mut pool, mut heap) = (Pool::new(), LocalHeap::new(None));
-    pool.add(&mut heap, class_of(64), 150);
+    let (mut pool, heap) = (Pool::new(), Heap::new());
+    pool.add(&heap, class_of(64), 150);
     let blocks: Vec<_> = std::iter::from_fn(|| heap.alloc(class_of(64))).collect();
     let mut trim = Trim::everything();
     let mut slices = 1;
@@ -173,17 +216,17 @@ fn a_walk_through_many_spans_goes_in_slices() {
     }
     assert_eq!((slices, trim.leases.len()), (3, 0));
     drop(blocks);
-    assert_eq!(trimmed(&mut heap, Trim::everything()).leases.len(), 150);
+    assert_eq!(heap.trimmed(Trim::everything()).leases.len(), 150);
 }
 
 #[test]
 fn a_freed_large_span_serves_the_next_block_of_about_its_size() {
-    let (mut pool, mut heap) = (Pool::new(), LocalHeap::new(None));
+    let (mut pool, mut heap) = (Pool::new(), LargeSpans::default());
     let (class, align) = (SizeClass::LARGE_COLOURED, PageCount::ONE);
     let mut span = pool.lease(class, PageCount::new(20));
     let block = span.alloc().unwrap();
     heap.add(span);
-    let alloc = |heap: &mut LocalHeap, pages| heap.alloc_large(class, PageCount::new(pages), align);
+    let alloc = |heap: &mut LargeSpans, pages| heap.alloc(class, PageCount::new(pages), align);
     assert!(alloc(&mut heap, 20).is_none(), "it is in use");
     drop(block);
     assert!(alloc(&mut heap, 21).is_none(), "too short");
@@ -192,7 +235,7 @@ fn a_freed_large_span_serves_the_next_block_of_about_its_size() {
         "more than a quarter would be wasted"
     );
     assert!(
-        heap.alloc_large(SizeClass::LARGE, PageCount::new(20), align)
+        heap.alloc(SizeClass::LARGE, PageCount::new(20), align)
             .is_none()
     );
     let block = alloc(&mut heap, 16).unwrap();
@@ -202,25 +245,27 @@ fn a_freed_large_span_serves_the_next_block_of_about_its_size() {
 
 #[test]
 fn large_spans_are_kept_within_bounds_and_for_one_walk() {
-    let (mut pool, mut heap) = (Pool::new(), LocalHeap::new(None));
+    let (mut pool, mut heap) = (Pool::new(), LargeSpans::default());
     for _ in 0..6 {
         let mut span = pool.lease(SizeClass::LARGE, PageCount::new(20));
         drop(span.alloc().unwrap());
         heap.add(span);
     }
-    let first = trimmed(&mut heap, Trim::idle());
+    let mut first = Trim::idle();
+    heap.trim(&mut first);
     assert_eq!(first.leases.len(), 2, "four stay");
     assert!(first.again);
-    let second = trimmed(&mut heap, Trim::idle());
+    let mut second = Trim::idle();
+    heap.trim(&mut second);
     assert_eq!(second.leases.len(), 4);
     assert!(!second.again && heap.is_empty());
 }
 
 #[test]
 fn blocks_of_others_in_our_spans_are_not_counted_as_ours() {
-    let (mut pool, mut heap) = (Pool::new(), LocalHeap::new(None));
+    let (mut pool, heap) = (Pool::new(), Heap::new());
     let class = class_of(64);
-    pool.add(&mut heap, class, 1);
+    pool.add(&heap, class, 1);
     let shape = Shape {
         type_tag: goumem_alloc::TypeTag::UNTYPED,
         length_bytes: 64,
@@ -229,6 +274,6 @@ fn blocks_of_others_in_our_spans_are_not_counted_as_ours() {
     let adopted = heap.alloc(class).unwrap().export(ALICE, shape).unwrap();
     let _private = heap.alloc(class).unwrap();
     pool.memory.adopt(adopted, SessionNumber::new(8)).unwrap();
-    assert_eq!(heap.owned_count(&pool.memory, ALICE), 2);
+    assert_eq!(heap.owned_count(&pool), 2);
     assert!(pool.memory.resolve(ours).is_ok());
 }

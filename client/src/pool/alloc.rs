@@ -21,7 +21,8 @@ pub(crate) struct Want {
 }
 
 impl Want {
-    const fn new(size: usize, align: usize) -> Result<Self, goumem_alloc::LayoutError> {
+    #[inline]
+    pub(crate) const fn new(size: usize, align: usize) -> Result<Self, goumem_alloc::LayoutError> {
         let (size_bytes, align_bytes) = (size as u64, align as u64);
         match SizeClass::for_layout(size_bytes, align_bytes) {
             Ok(placement) => Ok(Self {
@@ -34,6 +35,7 @@ impl Want {
     }
 
     /// The class of a sized type is a constant.
+    #[inline]
     const fn sized<T>() -> Result<Self, goumem_alloc::LayoutError> {
         const { Self::new(size_of::<T>(), align_of::<T>()) }
     }
@@ -56,6 +58,7 @@ impl Want {
         }
     }
 
+    #[inline]
     fn slice<E>(len: usize) -> Result<Self, goumem_alloc::LayoutError> {
         // No pool has so many bytes, so the size is refused as it should be.
         let size = len.saturating_mul(size_of::<E>());
@@ -63,19 +66,23 @@ impl Want {
     }
 }
 
+#[inline]
 fn sized<T: ShmType>(block: RawBlock) -> Block<T> {
     Block::new(OwnedBlock::new(block).expect("placed by its size and alignment"))
 }
 
+#[inline]
 fn slice<E: ShmType>(block: RawBlock, len: usize) -> Block<[E]> {
     Block::new(OwnedBlock::new_slice(block, len).expect("placed by its size and alignment"))
 }
 
+#[inline]
 fn zeroed<T: ShmType>(mut block: RawBlock) -> Block<T> {
     block.fill_zero(size_of::<T>() as u64);
     sized(block)
 }
 
+#[inline]
 fn with_value<T: ShmType>(block: RawBlock, value: &T) -> Block<T> {
     let mut block = sized::<T>(block);
     block.write(value);
@@ -152,6 +159,7 @@ impl Pool {
     ///
     /// # Errors
     /// As `try_alloc_slice`.
+    #[inline]
     pub fn try_alloc_slice_from<E: ShmType>(
         &self,
         elements: &[E],
@@ -166,6 +174,7 @@ impl Pool {
     ///
     /// # Errors
     /// As `try_alloc_slice`; [`AllocError::Alignment`].
+    #[inline]
     pub fn try_alloc_bytes(
         &self,
         len_bytes: usize,

@@ -1,7 +1,7 @@
-//! What all users of a mapped pool share: its memory, its local heap, and how spans come and go.
+//! What all users of a mapped pool share: its memory, its heaps, and how spans come and go.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use goumem_alloc::{Handle, Placement, PoolId, SizeClass};
@@ -18,9 +18,10 @@ use tokio::time::sleep;
 use crate::error::{AllocError, Error};
 use crate::housekeeper::Chore;
 use crate::in_use::{CountsUsers, InUse};
-use crate::local_heap::{LocalHeap, Trim};
+use crate::local_heap::{HeapAgent, Trim};
 use crate::pool::alloc::Want;
-use crate::session::{CALL_DEADLINE, Session, lock};
+use crate::pool::heaps::Heaps;
+use crate::session::{CALL_DEADLINE, Session};
 
 /// How often a lease is repeated that brought only full spans: abandoned ones come with whatever
 /// lives in them.
@@ -39,8 +40,7 @@ pub(crate) struct PoolCore {
     pub(crate) session: Arc<Session>,
     pub(crate) info: PoolInfo,
     pub(crate) memory: Arc<PoolMemory>,
-    // Policy alone is under this lock; nothing waits or calls while it is held.
-    heap: Mutex<LocalHeap>,
+    heaps: Heaps,
     /// One lease at a time for each class: who waited finds what the other leased.
     leases: Box<[tokio::sync::Mutex<()>]>,
     taken: Option<TakenBlocks>,
@@ -64,7 +64,7 @@ impl PoolCore {
         let core = Arc::new(Self {
             session,
             info,
-            heap: Mutex::new(LocalHeap::new(refuses)),
+            heaps: Heaps::new(refuses),
             leases: SizeClass::all()
                 .map(|_| tokio::sync::Mutex::new(()))
                 .collect(),
@@ -109,22 +109,20 @@ impl PoolCore {
     /// Takes a block that is at hand.
     #[inline]
     pub(crate) fn try_raw(&self, want: &Want) -> Result<RawBlock, AllocError> {
+        if let Placement::Class(class) = want.placement
+            && let Some(block) = self.heaps.alloc(class)
+        {
+            return Ok(block);
+        }
+        self.try_elsewhere(want)
+    }
+
+    #[cold]
+    fn try_elsewhere(&self, want: &Want) -> Result<RawBlock, AllocError> {
         if fork::in_child_of_init() {
             return Err(AllocError::Forked);
         }
-        let mut heap = lock(&self.heap);
-        if let Some(refusal) = heap.refuses {
-            return Err(refusal);
-        }
-        let block = match want.placement {
-            Placement::Class(class) => heap.alloc(class),
-            Placement::Large {
-                class,
-                pages,
-                align_pages,
-            } => heap.alloc_large(class, pages, align_pages),
-        };
-        block.ok_or(AllocError::NeedsSpan)
+        self.heaps.alloc_elsewhere(want)
     }
 
     /// Takes a block, after leasing spans if it must.
@@ -133,42 +131,45 @@ impl PoolCore {
             Err(AllocError::NeedsSpan) => {}
             outcome => return Ok(outcome?),
         }
+        // The spans are for this thread; it is another that leases them.
+        let home = pool.heaps.home()?;
         // A user while it runs, so that the pool is not unmapped when its caller loses interest.
         let user = pool.clone();
         pool.session
-            .run(|_| async move { user.lease_for(want).await })
+            .run(|_| async move { user.lease_for(want, home).await })
             .await
     }
 
-    async fn lease_for(&self, want: Want) -> Result<RawBlock, Error> {
+    async fn lease_for(&self, want: Want, home: &'static HeapAgent) -> Result<RawBlock, Error> {
         let Placement::Class(class) = want.placement else {
             let spec = SpanSpec::Large {
                 size_bytes: want.size_bytes,
                 align_bytes: want.align_bytes,
             };
-            let block = self.lease(&want, spec, 1).await?;
+            let block = self.lease(&want, spec, 1, home).await?;
             return block.ok_or_else(|| AllocError::NeedsSpan.into());
         };
         let _turn = self.leases[usize::from(class.index())].lock().await;
         for _ in 0..MAX_LEASES {
-            match self.try_raw(&want) {
-                Err(AllocError::NeedsSpan) => {}
-                outcome => return Ok(outcome?),
+            if let Some(block) = self.heaps.alloc_in(home, class) {
+                return Ok(block);
             }
-            let count = lock(&self.heap).wanted(class);
-            if let Some(block) = self.lease(&want, SpanSpec::Class(class), count).await? {
+            let count = self.heaps.wanted(home, class);
+            let spec = SpanSpec::Class(class);
+            if let Some(block) = self.lease(&want, spec, count, home).await? {
                 return Ok(block);
             }
         }
         Err(AllocError::NeedsSpan.into())
     }
 
-    /// Leases spans into the heap, and takes the first block of them before anybody else can.
+    /// Leases spans into a heap, and takes the first block of them before anybody else can.
     async fn lease(
         &self,
         want: &Want,
         spec: SpanSpec,
         count: u32,
+        home: &'static HeapAgent,
     ) -> Result<Option<RawBlock>, Error> {
         let spans = self.insist_on_lease(spec, count).await?;
         let mut block = None;
@@ -180,14 +181,8 @@ impl PoolCore {
             }
             leased.push(span);
         }
-        let mut heap = lock(&self.heap);
-        if let Some(refusal) = heap.refuses {
-            // The session ends: the block must not outlive it.
-            drop(heap);
-            return Err(refusal.into());
-        }
-        leased.into_iter().for_each(|span| heap.add(span));
-        drop(heap);
+        // If it is refused the session ends: the block must not outlive it.
+        self.heaps.add(home, leased)?;
         self.session.queue(Chore::Watch);
         Ok(block)
     }
@@ -269,12 +264,9 @@ impl PoolCore {
         Ok(Vec::try_from(reply)?)
     }
 
-    /// Walks through the heap for spans to give back.
-    pub(crate) fn trim(&self, mut trim: Trim) -> Trim {
-        while !lock(&self.heap).trim(&mut trim) {
-            std::thread::yield_now();
-        }
-        trim
+    /// Walks through the heaps for spans to give back.
+    pub(crate) fn trim(&self, trim: Trim) -> Trim {
+        self.heaps.trim(trim)
     }
 
     /// Returns every idle span to the daemon; returns how many there were.
@@ -329,25 +321,19 @@ impl PoolCore {
             .into());
         };
         check(&self.memory)?;
-        // Under the lock, so that the session does not end between the look and the take.
-        let heap = lock(&self.heap);
-        if let Some(refusal) = heap.refuses {
-            return Err(refusal.into());
-        }
-        let (block, shape, _was_kept) = taken.take_over(handle)?;
+        // The session must not end between the look and the take.
+        let (block, shape, _was_kept) = self.heaps.while_open(|| taken.take_over(handle))??;
         Ok((block, shape))
     }
 
     /// Makes this session the owner of a block; the handle stays good.
     pub(crate) fn adopt(&self, handle: Handle) -> Result<(), Error> {
-        let heap = lock(&self.heap);
-        if let Some(refusal) = heap.refuses {
-            return Err(refusal.into());
-        }
         // If the block was kept, the daemon drops its record when it next looks.
-        self.memory.adopt(handle, self.session.number)?;
-        self.adopted.fetch_add(1, Ordering::Relaxed);
-        Ok(())
+        self.heaps.while_open(|| {
+            self.memory.adopt(handle, self.session.number)?;
+            self.adopted.fetch_add(1, Ordering::Relaxed);
+            Ok(())
+        })?
     }
 
     /// Counts an adopted block as gone, or as no longer this handle's to free.
@@ -357,24 +343,24 @@ impl PoolCore {
 
     /// Refuses allocations from now on, or allows them again.
     pub(crate) fn fence(&self, closed: bool) {
-        lock(&self.heap).refuses = match closed {
+        self.heaps.set_refuses(match closed {
             true => Some(AllocError::Closed),
             false if self.memory.is_writable() => None,
             false => Some(AllocError::ReadOnly),
-        };
+        });
     }
 
     /// Returns how many blocks of this session are alive.
     pub(crate) fn owned_count(&self) -> u64 {
         let elsewhere = self.n_taken() + self.adopted.load(Ordering::Relaxed);
         let owner = self.session.number;
-        lock(&self.heap).owned_count(&self.memory, owner) + elsewhere as u64
+        self.heaps.owned_count(&self.memory, owner) + elsewhere as u64
     }
 
     /// Returns whether no span is left. Blocks of others may lie in spans of this session; they
     /// go back when the session ends.
     pub(crate) fn has_no_spans(&self) -> bool {
-        lock(&self.heap).is_empty()
+        self.heaps.is_empty()
     }
 
     fn n_taken(&self) -> usize {
