@@ -134,8 +134,24 @@ unsafe impl<T: AtomicElement, const N: usize> AtomicElement for [T; N] {
     const TYPE_TAG: TypeTag = T::TYPE_TAG;
 }
 
-// The facade's atomics are the same types in production.
+// The facade's atomics are the same types, but where every write counts.
 const _: () = assert!(size_of::<sync::AtomicU64>() == 8);
+
+#[cfg(crash)]
+macro_rules! counted_atomics {
+    ($($atomic:ident = $plain:ty),* $(,)?) => {
+        $(
+            impl sealed::Sealed for sync::$atomic {}
+            // SAFETY: an atomic integer: every bit pattern is valid, all of it is an UnsafeCell.
+            unsafe impl AtomicElement for sync::$atomic {
+                const TYPE_TAG: TypeTag = <$plain as ShmType>::TYPE_TAG;
+            }
+        )*
+    };
+}
+
+#[cfg(crash)]
+counted_atomics! { AtomicU64 = u64, AtomicU32 = u32 }
 
 #[cfg(test)]
 mod tests {

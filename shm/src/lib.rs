@@ -60,6 +60,8 @@ mod test_daemon;
 
 pub mod arena;
 mod bitmap;
+#[cfg(crash)]
+pub mod crash;
 pub mod error;
 pub mod header;
 pub mod note;

@@ -1,14 +1,21 @@
-//! The one facade over atomics. Every word of this crate goes through it, so that loom can put
-//! its own atomics in their place and explore every interleaving of the transitions.
+//! The one facade over atomics. Every word of this crate goes through it, so that others can put
+//! theirs in their place: loom's explore every interleaving of the transitions, and those of
+//! [`crash`](crate::crash) stop an operation at any write and leave it there.
 
+#[cfg(all(loom, crash))]
+compile_error!("loom explores interleavings, crash stops at writes: choose one");
+
+/// Of this process alone: no crash of it leaves them to others.
 #[cfg(not(loom))]
 pub(crate) use core::sync::atomic::{AtomicBool, AtomicPtr};
-#[cfg(not(loom))]
+#[cfg(not(any(loom, crash)))]
 pub use core::sync::atomic::{AtomicU32, Ordering, fence};
 /// The shared word. An alias, since the lint that points everybody here sees through re-exports.
-#[cfg(not(loom))]
+#[cfg(not(any(loom, crash)))]
 #[expect(clippy::disallowed_types, reason = "this is the facade")]
 pub type AtomicU64 = core::sync::atomic::AtomicU64;
+#[cfg(crash)]
+pub use crate::crash::{AtomicU32, AtomicU64, Ordering, fence};
 #[cfg(loom)]
 pub(crate) use loom::sync::atomic::AtomicBool;
 #[cfg(loom)]
