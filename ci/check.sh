@@ -18,6 +18,8 @@ step "cargo doc -D warnings"
 RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
 step "loom models"
 bash ci/loom.sh
+step "deaths at every write"
+bash ci/crash.sh
 step "interop: Python over gRPC and the fd socket"
 bash ci/interop.sh
 step "cargo test --workspace"

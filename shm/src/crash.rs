@@ -72,7 +72,6 @@ enum Mode {
     Off,
     Count,
     StopAt(Stop),
-    InterruptAt(u64),
     /// Nothing reaches memory any more.
     Dead,
 }
@@ -80,7 +79,7 @@ enum Mode {
 /// What unwinds a stopped operation.
 struct Stopped;
 
-type Interloper = Box<dyn FnOnce()>;
+type Interloper = (u64, Box<dyn FnOnce()>);
 
 thread_local! {
     static MODE: Cell<Mode> = const { Cell::new(Mode::Off) };
@@ -114,17 +113,14 @@ pub fn stop_at<R>(stop: Stop, operation: impl FnOnce() -> R) -> Option<R> {
     }
 }
 
-/// Runs an operation to its end, and `interloper` just before its n-th write: what another process
-/// did between two steps of this one. Its own writes do not count.
-pub fn interrupt_at<R>(
-    n: u64,
-    interloper: impl FnOnce() + 'static,
-    operation: impl FnOnce() -> R,
-) -> R {
-    INTERLOPER.set(Some(Box::new(interloper)));
-    let result = run(Mode::InterruptAt(n), operation);
-    INTERLOPER.set(None);
-    result.unwrap_or_else(|payload| resume_unwind(payload))
+/// Has `interloper` run just before the n-th write of the operation that is running: what another
+/// process did between two steps of this one. Its own writes do not count.
+///
+/// # Panics
+/// When no operation is running.
+pub fn interrupt(n: u64, interloper: impl FnOnce() + 'static) {
+    assert!(MODE.get() != Mode::Off, "called by an operation");
+    INTERLOPER.set(Some((n, Box::new(interloper))));
 }
 
 /// Drops what a dead process had in private memory. Nothing of it reaches shared memory.
@@ -140,6 +136,7 @@ fn run<R>(mode: Mode, operation: impl FnOnce() -> R) -> Result<R, Box<dyn Any + 
     MODE.set(mode);
     let result = catch_unwind(AssertUnwindSafe(operation));
     MODE.set(Mode::Off);
+    INTERLOPER.set(None);
     result
 }
 
@@ -157,9 +154,8 @@ fn at_write<R>(write: impl FnOnce() -> R, if_dead: impl FnOnce() -> R) -> R {
     if mode == Mode::Count {
         TRACES.with_borrow_mut(|traces| traces.push(Backtrace::force_capture()));
     }
-    if mode == Mode::InterruptAt(n)
-        && let Some(interloper) = INTERLOPER.take()
-    {
+    let interloper = INTERLOPER.with_borrow_mut(|armed| armed.take_if(|armed| armed.0 == n));
+    if let Some((_, interloper)) = interloper {
         MODE.set(Mode::Off);
         interloper();
         MODE.set(mode);

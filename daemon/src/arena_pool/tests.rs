@@ -1,4 +1,5 @@
-//! What an arena pool has taken from budget and quotas: for tests that compare.
+//! What an arena pool has taken from budget and quotas, and whether what it has in shared memory
+//! holds together: for tests that compare.
 
 use super::*;
 
@@ -12,3 +13,6 @@ impl ArenaPool {
         )
     }
 }
+
+#[cfg(crash)]
+mod words;

@@ -36,6 +36,8 @@ use crate::session::Caller;
 mod accounts;
 mod arenas;
 mod blocks;
+#[cfg(crash)]
+mod crash;
 mod files;
 mod hostile;
 mod model;
@@ -264,6 +266,7 @@ impl Daemon {
         let any = self.core.registry().by_id(id).unwrap();
         let kind = match any {
             AnyPool::Blocks(pool) if pool.backing == Backing::File => BackingKind::File,
+            AnyPool::Arenas(pool) if pool.backing == Backing::File => BackingKind::File,
             _ => BackingKind::Memfd,
         };
         let plans = [MapPlan::whole(control_bytes), data_plan];

@@ -1,4 +1,5 @@
-//! What a pool has taken from budget and quotas, by its own tables: for tests that compare.
+//! What a pool has taken from budget and quotas, by its own tables, and whether what it has in
+//! shared memory holds together: for tests that compare.
 
 use super::*;
 
@@ -33,3 +34,6 @@ impl Pool {
         (if state.dismantled { 0 } else { committed }, charged)
     }
 }
+
+#[cfg(crash)]
+mod words;

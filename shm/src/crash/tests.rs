@@ -122,17 +122,14 @@ fn other_panics_of_an_operation_come_through() {
 fn interloper_comes_just_before_the_write_and_its_own_do_not_count() {
     let word = std::rc::Rc::new(AtomicU64::new(0));
     let others = std::rc::Rc::clone(&word);
-    let seen = interrupt_at(
-        2,
-        move || {
+    let (seen, writes) = count(|| {
+        interrupt(2, move || {
             others.store(10, Ordering::Relaxed);
             others.store(20, Ordering::Relaxed);
-        },
-        || {
-            word.store(1, Ordering::Relaxed);
-            let before = word.fetch_add(1, Ordering::Relaxed);
-            (before, word.fetch_add(1, Ordering::Relaxed))
-        },
-    );
-    assert_eq!(seen, (20, 21));
+        });
+        word.store(1, Ordering::Relaxed);
+        let before = word.fetch_add(1, Ordering::Relaxed);
+        (before, word.fetch_add(1, Ordering::Relaxed))
+    });
+    assert_eq!((seen, writes.count), ((20, 21), 3));
 }

@@ -1,0 +1,575 @@
+//! A world around one pool of blocks: Alice, who dies, Bob, who lives on, and what must be true
+//! whoever died where.
+
+use goumem_shm::slot::SlotState;
+use goumem_shm::{RawBlock, TakenBlocks};
+
+use super::*;
+
+/// The size of blocks in these worlds, and its class: a span of it is two pages, eight slots.
+pub(super) const SIZE: u64 = 16 << 10;
+/// Another class, whose spans are three pages.
+pub(super) const OTHER_SIZE: u64 = 48 << 10;
+const CAPACITY_BYTES: u64 = MIB;
+
+pub(super) fn class_of(size_bytes: u64) -> SizeClass {
+    match SizeClass::for_layout(size_bytes, 1).unwrap() {
+        goumem_alloc::Placement::Class(class) => class,
+        goumem_alloc::Placement::Large { class, .. } => class,
+    }
+}
+
+/// A client, with everything it has in private memory.
+pub(super) struct Client {
+    pub(super) caller: Caller,
+    pub(super) memory: Arc<PoolMemory>,
+    pub(super) taken: TakenBlocks,
+    pub(super) spans: Vec<LeasedSpan>,
+    pub(super) blocks: Vec<RawBlock>,
+}
+
+impl Client {
+    fn new(daemon: &Daemon, pool: PoolId) -> Self {
+        let caller = daemon.caller(1000);
+        let memory = daemon.map(&caller, pool);
+        let session = caller.session.as_ref().unwrap().number;
+        Self {
+            taken: TakenBlocks::new(&memory, session).unwrap(),
+            caller,
+            memory,
+            spans: Vec::new(),
+            blocks: Vec::new(),
+        }
+    }
+
+    pub(super) fn session(&self) -> goumem_alloc::SessionNumber {
+        self.caller.session.as_ref().unwrap().number
+    }
+
+    /// Takes a private block of the spans at hand.
+    pub(super) fn private_block(&mut self) -> RawBlock {
+        let block = self.spans.iter_mut().find_map(LeasedSpan::alloc);
+        block.expect("a span with a free block")
+    }
+
+    pub(super) fn export(&self, block: RawBlock, owner: goumem_alloc::SessionNumber) -> Handle {
+        block.export(owner, shape()).map_err(|(_, e)| e).unwrap()
+    }
+}
+
+pub(super) fn shape() -> goumem_shm::shape::Shape {
+    goumem_shm::shape::Shape {
+        type_tag: TypeTag::UNTYPED,
+        length_bytes: SIZE,
+    }
+}
+
+/// What a world is to be after a death, as far as its words say when it comes.
+#[derive(Debug, Default)]
+struct Expected {
+    alive: BTreeMap<Handle, u64>,
+    /// Two blocks with one name: one of them lives.
+    either: Vec<Handle>,
+    gone: Vec<Handle>,
+}
+
+pub(super) struct BlockWorld {
+    dies: Dies,
+    daemon: Option<Daemon>,
+    /// Where a daemon that has ended had its files.
+    dir: Option<tempfile::TempDir>,
+    pub(super) pool: PoolId,
+    pub(super) alice: Option<Client>,
+    pub(super) bob: Option<Client>,
+    /// Blocks that the operation is not about, with what is in them, and whether they are kept.
+    bystanders: BTreeMap<Handle, (u64, bool)>,
+    /// What the operation is about, as its `before` leaves it.
+    pub(super) handles: Vec<Handle>,
+    named: Option<&'static str>,
+    pub(super) spans: Vec<SpanInfo>,
+    /// Every handle that was ever given out.
+    issued: Vec<Handle>,
+    contents: u64,
+}
+
+/// A client of the world.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Who {
+    Alice,
+    Bob,
+}
+
+impl World for BlockWorld {
+    fn new(dies: Dies) -> Self {
+        let daemon = Daemon::start();
+        let owner = daemon.caller(1000);
+        let request = CreatePool {
+            backing: Some(match dies {
+                Dies::Client => Backing::Memfd,
+                Dies::Daemon => Backing::File,
+            }),
+            ..create("p", CAPACITY_BYTES)
+        };
+        let created = daemon.core.create_pool(&owner, request, daemon.now);
+        let pool = created.unwrap().pool.pool_id;
+        let [alice, bob] = [(); 2].map(|()| Some(Client::new(&daemon, pool)));
+        Self {
+            dies,
+            daemon: Some(daemon),
+            dir: None,
+            pool,
+            alice,
+            bob,
+            bystanders: BTreeMap::new(),
+            handles: Vec::new(),
+            named: None,
+            spans: Vec::new(),
+            issued: Vec::new(),
+            contents: 0,
+        }
+    }
+
+    fn bury_repair_and_check(mut self) {
+        match self.dies {
+            Dies::Client => {
+                let alice = self.alice.take().expect("she dies once");
+                let dead = Arc::clone(alice.caller.session.as_ref().unwrap());
+                let expected = self.expected(|state, owner| match state {
+                    SlotState::Shared | SlotState::Taken => owner != dead.number,
+                    _ => true,
+                });
+                crash::bury(alice);
+                self.daemon()
+                    .core
+                    .session_died(dead.serial, self.daemon().now);
+                self.check(&expected);
+                let pool = self.daemon().block_pool(self.pool);
+                let before = pool.image(true);
+                pool.sweep_again(&dead, self.daemon().now);
+                assert_eq!(pool.image(true), before, "a second sweep changes nothing");
+                self.check(&expected);
+                self.fill_and_empty();
+            }
+            Dies::Daemon => {
+                let expected = self.expected_after_restart();
+                crash::bury((self.alice.take(), self.bob.take()));
+                self.restart();
+                let Ok(_) = self.daemon().core.registry().by_name("p") else {
+                    assert!(
+                        expected.is_none(),
+                        "the pool is gone with {} blocks in it",
+                        expected.map_or(0, |e| e.alive.len())
+                    );
+                    self.daemon().check();
+                    return;
+                };
+                let expected = expected.unwrap_or_default();
+                self.check(&expected);
+                let before = self.daemon().block_pool(self.pool).image(false);
+                self.bury_daemon();
+                self.restart();
+                let after = self.daemon().block_pool(self.pool).image(false);
+                assert_eq!(after, before, "a second restart changes nothing");
+                self.check(&expected);
+                self.bob = Some(Client::new(self.daemon(), self.pool));
+                self.fill_and_empty();
+            }
+        }
+    }
+}
+
+impl BlockWorld {
+    pub(super) fn daemon(&self) -> &Daemon {
+        self.daemon.as_ref().expect("a daemon runs")
+    }
+
+    pub(super) fn client(&self, who: Who) -> &Client {
+        match who {
+            Who::Alice => self.alice.as_ref().expect("alice lives"),
+            Who::Bob => self.bob.as_ref().expect("bob lives"),
+        }
+    }
+
+    fn client_mut(&mut self, who: Who) -> &mut Client {
+        match who {
+            Who::Alice => self.alice.as_mut().expect("alice lives"),
+            Who::Bob => self.bob.as_mut().expect("bob lives"),
+        }
+    }
+
+    pub(super) fn alice(&mut self) -> &mut Client {
+        self.client_mut(Who::Alice)
+    }
+
+    pub(super) fn caller(&self, who: Who) -> &Caller {
+        &self.client(who).caller
+    }
+
+    /// Leases a span of `SIZE` blocks and begins to work on it.
+    pub(super) fn lease(&mut self, who: Who) {
+        let spans = self
+            .daemon()
+            .lease(self.caller(who), self.pool, class_of(SIZE));
+        for span in spans.unwrap() {
+            let span = attach(self.client(who), &span);
+            self.client_mut(who).spans.push(span);
+        }
+    }
+
+    /// Takes a private block for a client, to hold.
+    pub(super) fn hold(&mut self, who: Who) {
+        if self
+            .client(who)
+            .spans
+            .iter()
+            .all(|span| span.free_count() == 0)
+        {
+            self.lease(who);
+        }
+        let client = self.client_mut(who);
+        let block = client.private_block();
+        client.blocks.push(block);
+    }
+
+    /// Has a client export a block, with something in it that is checked as long as it lives.
+    pub(super) fn share(&mut self, who: Who) -> Handle {
+        self.hold(who);
+        let client = self.client_mut(who);
+        let block = client.blocks.pop().expect("just taken");
+        let handle = client.export(block, client.session());
+        self.note_contents(handle);
+        handle
+    }
+
+    /// Allocates a block by RPC, likewise.
+    pub(super) fn alloc(&mut self, who: Who, size_bytes: u64) -> Handle {
+        let handle = self
+            .daemon()
+            .alloc(self.caller(who), self.pool, size_bytes)
+            .unwrap();
+        self.note_contents(handle);
+        handle
+    }
+
+    /// Has a client's block kept.
+    pub(super) fn keep(&self, who: Who, handle: Handle) {
+        let (daemon, caller) = (self.daemon(), self.caller(who));
+        daemon.core.keep(caller, about(handle), daemon.now).unwrap();
+    }
+
+    /// Has a client pin a block.
+    pub(super) fn pin(&self, who: Who, handle: Handle) {
+        let (daemon, caller) = (self.daemon(), self.caller(who));
+        daemon.core.pin(caller, about(handle), daemon.now).unwrap();
+    }
+
+    /// Has a client take a block over, to hold.
+    pub(super) fn take_over(&mut self, who: Who, handle: Handle) {
+        let client = self.client_mut(who);
+        let (block, ..) = client.taken.take_over(handle).unwrap();
+        client.blocks.push(block);
+    }
+
+    /// What there is in every world: of Bob's a shared block, a kept one, a private one, and one
+    /// of the daemon's heap with a name; and a handle of a block that is gone.
+    pub(super) fn populate(&mut self) {
+        let [shared, kept, gone] = [(); 3].map(|()| self.share(Who::Bob));
+        self.keep(Who::Bob, kept);
+        let named = self.alloc(Who::Bob, SIZE);
+        let bob = self.caller(Who::Bob);
+        self.daemon().publish(bob, named, "bystander").unwrap();
+        self.hold(Who::Bob);
+        let _ = self.client(Who::Bob).memory.free(gone).unwrap();
+        self.bystander(shared, false);
+        self.bystander(kept, true);
+        self.bystander(named, true);
+    }
+
+    /// Leaves a span without a lessee, with a block of a client's in it, the last of `handles`.
+    pub(super) fn abandon_a_span_with_a_block_of(&mut self, who: Who) {
+        let mut carol = Client::new(self.daemon(), self.pool);
+        let spans = self
+            .daemon()
+            .lease(&carol.caller, self.pool, class_of(SIZE));
+        carol.spans.push(attach(&carol, &spans.unwrap()[0]));
+        let block = carol.private_block();
+        let handle = carol.export(block, carol.session());
+        self.note_contents(handle);
+        let client = self.client(who);
+        client.memory.adopt(handle, client.session()).unwrap();
+        self.daemon().die(&carol.caller);
+        self.handles.push(handle);
+    }
+
+    /// Whoever dies, there is to be a block of that name.
+    pub(super) fn must_be_named(&mut self, name: &'static str) {
+        self.named = Some(name);
+    }
+
+    /// A bystander from now on: the operation is not about this block.
+    pub(super) fn bystander(&mut self, handle: Handle, kept: bool) {
+        let contents = self.read(handle);
+        self.bystanders.insert(handle, (contents, kept));
+    }
+
+    /// Ends the daemon, in good order as far as SIGKILL is.
+    pub(super) fn bury_daemon(&mut self) {
+        if let Some(daemon) = self.daemon.take() {
+            self.dir = Some(bury_daemon(daemon));
+        }
+    }
+
+    /// Starts another where one has ended; it may end while it starts.
+    pub(super) fn start_daemon(&mut self) {
+        let now = Instant::now();
+        let core = core_on(self.dir.as_ref().expect("one has ended"), now);
+        let dir = self.dir.take().expect("checked");
+        self.daemon = Some(Daemon { core, now, dir });
+    }
+
+    fn restart(&mut self) {
+        self.bury_daemon();
+        self.start_daemon();
+    }
+
+    fn note_contents(&mut self, handle: Handle) {
+        self.contents += 1;
+        let bytes = self.contents.to_le_bytes();
+        let memory = self.memory();
+        memory.write(handle, 0, &bytes).unwrap();
+        self.issued.push(handle);
+    }
+
+    fn read(&self, handle: Handle) -> u64 {
+        let mut bytes = [0; 8];
+        let read = self.memory().read(handle, 0, &mut bytes);
+        read.unwrap_or_else(|error| panic!("{handle}: {error}"));
+        u64::from_le_bytes(bytes)
+    }
+
+    /// The daemon's own view, or one of its files while there is no daemon.
+    fn memory(&self) -> Arc<PoolMemory> {
+        match (&self.daemon, &self.dir) {
+            (Some(daemon), _) => Arc::clone(daemon.block_pool(self.pool).memory()),
+            (None, Some(dir)) => view_of_files(dir.path()),
+            (None, None) => panic!("neither daemon nor files"),
+        }
+    }
+
+    /// What the words say that must come of each block, by who lives.
+    fn expected(
+        &mut self,
+        lives: impl Fn(SlotState, goumem_alloc::SessionNumber) -> bool,
+    ) -> Expected {
+        let memory = self.memory();
+        let mut expected = Expected::default();
+        for (handle, word) in words_of(&memory) {
+            let Some(state) = word.state().filter(|&state| state != SlotState::Free) else {
+                continue;
+            };
+            if !matches!(state, SlotState::Shared | SlotState::Kept) {
+                continue;
+            }
+            self.issued.push(handle);
+            if lives(state, word.owner()) {
+                expected.alive.insert(handle, self.read(handle));
+            }
+        }
+        for (handle, &(contents, _)) in &self.bystanders {
+            assert_eq!(
+                expected.alive.get(handle),
+                Some(&contents),
+                "{handle} at the death"
+            );
+        }
+        expected.gone = self.issued.clone();
+        expected
+            .gone
+            .retain(|handle| !expected.alive.contains_key(handle));
+        expected
+    }
+
+    /// After a restart on files, blocks with a keep record live, and no other. `None` when the pool
+    /// need not be there any more, or not yet.
+    fn expected_after_restart(&mut self) -> Option<Expected> {
+        let memory = self.memory();
+        if memory.header().state() != Some(goumem_shm::header::PoolState::Live) {
+            return None;
+        }
+        let keeps: Vec<(Handle, String)> = (0..64)
+            .filter_map(|index| memory.record(index)?.load().ok()?)
+            .filter(|record| record.kind == goumem_shm::records::RecordKind::Keep)
+            .map(|record| (memory.handle(record.generation, record.offset), record.name))
+            .collect();
+        self.bystanders.retain(|_, (_, is_kept)| *is_kept);
+        let mut expected = self.expected(|_, _| true);
+        expected
+            .alive
+            .retain(|handle, _| keeps.iter().any(|(kept, _)| kept == handle));
+        expected.gone = self.issued.clone();
+        expected
+            .gone
+            .retain(|handle| !expected.alive.contains_key(handle));
+        for (handle, name) in &keeps {
+            // A block got another's name, and the other's record was still there.
+            let namesakes = keeps.iter().filter(|(_, other)| other == name).count();
+            if namesakes > 1 && !name.is_empty() && expected.alive.remove(handle).is_some() {
+                expected.either.push(*handle);
+            }
+        }
+        Some(expected)
+    }
+
+    /// Asserts everything that can be asserted of a pool at rest.
+    fn check(&self, expected: &Expected) {
+        let daemon = self.daemon();
+        daemon.check();
+        let pool = daemon.block_pool(self.pool);
+        pool.check_words(&[class_of(SIZE), class_of(OTHER_SIZE)]);
+        for (&handle, &contents) in &expected.alive {
+            assert_eq!(self.read(handle), contents, "contents of {handle}");
+        }
+        if let Some(name) = self.named {
+            let handle = daemon
+                .lookup(&daemon.caller(1000), self.pool, name)
+                .unwrap();
+            let lives = expected.alive.contains_key(&handle) || expected.either.contains(&handle);
+            assert!(lives, "{name} is not one of the living");
+        }
+        let memory = self.memory();
+        for &handle in &expected.gone {
+            assert!(
+                memory.resolve(handle).is_err(),
+                "{handle} is freed and resolves"
+            );
+            assert!(memory.free(handle).is_err(), "{handle} was freed twice");
+        }
+        let of_either = expected
+            .either
+            .iter()
+            .filter(|&&handle| memory.resolve(handle).is_ok());
+        let one_of_either = usize::from(!expected.either.is_empty());
+        assert_eq!(of_either.count(), one_of_either, "of two with one name");
+        let living = words_of(&memory).filter(|(_, word)| {
+            matches!(
+                word.state(),
+                Some(SlotState::Shared | SlotState::Kept | SlotState::Taken)
+            )
+        });
+        let n_alive = expected.alive.len() + one_of_either + self.taken_by_the_living();
+        assert_eq!(living.count(), n_alive, "blocks that live");
+    }
+
+    fn taken_by_the_living(&self) -> usize {
+        self.bob.as_ref().map_or(0, |bob| bob.taken.live_count())
+    }
+
+    /// Bob allocates all there is, by what he has and by new spans: every block that is free can be
+    /// had, none that lives, and no handle that was given out before. Then all goes back.
+    fn fill_and_empty(mut self) {
+        let mut bob = self.bob.take().expect("bob lives");
+        let mut occupied: BTreeMap<u64, u64> = words_of(&self.memory())
+            .filter(|(_, word)| word.state() != Some(SlotState::Free))
+            .map(|(handle, _)| (handle.offset().get(), SIZE))
+            .collect();
+        let mine = std::mem::take(&mut bob.blocks);
+        occupied.extend(
+            mine.iter()
+                .map(|block| (block.offset().get(), block.usable_bytes())),
+        );
+        while let Ok(spans) = self.daemon().lease(&bob.caller, self.pool, class_of(SIZE)) {
+            for span in spans {
+                bob.spans.push(attach(&bob, &span));
+            }
+        }
+        let capacity_pages = CAPACITY_BYTES / goumem_alloc::PAGE_BYTES;
+        let stat = self.daemon().stat(&bob.caller, "p");
+        let granted = stat.leased_bytes + stat.abandoned_bytes;
+        let unused = capacity_pages * goumem_alloc::PAGE_BYTES - granted;
+        assert!(
+            unused < class_of(SIZE).span_pages().bytes(),
+            "{unused} bytes were not to be had"
+        );
+        let mut exported = Vec::new();
+        for span in &mut bob.spans {
+            span.collect(true);
+            while let Some(block) = span.alloc() {
+                let (start, usable) = (block.offset().get(), block.usable_bytes());
+                let before = occupied.range(..start + usable).next_back();
+                assert!(
+                    before.is_none_or(|(&at, &len)| at + len <= start),
+                    "{start} overlaps {before:?}"
+                );
+                occupied.insert(start, usable);
+                let handle = block.export(bob.caller.session.as_ref().unwrap().number, shape());
+                let handle = handle.map_err(|(_, error)| error).unwrap();
+                assert!(
+                    !self.issued.contains(&handle),
+                    "{handle} was given out before"
+                );
+                exported.push(handle);
+            }
+        }
+        drop(mine);
+        for handle in exported {
+            let _ = bob.memory.free(handle).unwrap();
+        }
+        // Whatever is left is Bob's, or kept: his session ends, and what is kept is freed.
+        let daemon = self.daemon.take().expect("a daemon runs");
+        let session = Arc::clone(bob.caller.session.as_ref().unwrap());
+        drop(bob);
+        daemon.core.session_died(session.serial, daemon.now);
+        let owner = daemon.caller(1000);
+        let list = ListKept { pool_id: self.pool };
+        for kept in daemon.core.list_kept(&owner, list, daemon.now).unwrap() {
+            daemon.free(&owner, kept.block.handle).unwrap();
+        }
+        daemon.purge(&owner, "p");
+        let stat = daemon.stat(&owner, "p");
+        assert_eq!((stat.blocks, stat.condemned_blocks, stat.pins), (0, 0, 0));
+        assert_eq!((stat.leased_bytes, stat.abandoned_bytes), (0, 0));
+        assert_eq!(stat.committed_bytes, 0, "nothing is left committed");
+        daemon.check();
+    }
+}
+
+/// Maps the files of a pool that no daemon serves.
+fn view_of_files(dir: &std::path::Path) -> Arc<PoolMemory> {
+    use goumem_shm::os::Backing as _;
+    let open = |half: &str| {
+        let path = dir.join("data").join(format!("p.{half}.goumem"));
+        os::FileBacking.open_existing(&path).unwrap()
+    };
+    let (control, data) = (open("control"), open("data"));
+    let whole = |segment: &Segment| MapPlan::whole(segment.len_bytes());
+    let map = |segment| Mapping::map(segment, os::Access::ReadOnly, whole(segment)).unwrap();
+    Arc::new(PoolMemory::open(map(&control), map(&data)).unwrap().0)
+}
+
+/// Begins to work on a span.
+pub(super) fn attach(client: &Client, span: &SpanInfo) -> LeasedSpan {
+    let lease = lease_of(span);
+    LeasedSpan::attach(&client.memory, lease, client.session(), span.survivors).unwrap()
+}
+
+/// Every slot of every span that the page map has, as the handle of its present life, and its word.
+fn words_of(
+    memory: &Arc<PoolMemory>,
+) -> impl Iterator<Item = (Handle, goumem_shm::slot::SlotSnapshot)> {
+    let n_pages = memory.geometry().n_pages().get();
+    let mut words = Vec::new();
+    for page in (0..n_pages).map(goumem_alloc::PageIndex::new) {
+        let Some(goumem_shm::page_map::PageEntry::Head { class, pages, .. }) = memory.entry(page)
+        else {
+            continue;
+        };
+        let run = memory.slot_run(page, class, pages).unwrap();
+        let start = memory.geometry().page_offset(page).get();
+        for slot in 0..class.slots(pages) {
+            let offset = goumem_alloc::Offset::new(start + class.offset_of_slot(slot));
+            let word = run.word(slot).load();
+            words.push((memory.handle(word.generation(), offset), word));
+        }
+    }
+    words.into_iter()
+}
