@@ -137,7 +137,7 @@ async fn serve(
     set_health(&health, ServingStatus::NotServing).await;
     edge.draining.cancel();
     core.announce_shutdown(deadline);
-    core.end_event_streams();
+    core.end_streams();
     if let Ok(served) = timeout(deadline, &mut serving).await {
         info!("drained: every call has ended");
         return served;

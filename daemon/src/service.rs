@@ -26,6 +26,7 @@ use crate::session::Caller;
 
 mod arena_pool;
 mod bytes;
+mod control;
 mod daemon;
 mod pool;
 mod session;

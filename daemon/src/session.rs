@@ -16,7 +16,7 @@ use goumem_alloc::SessionNumber;
 use goumem_proto::model::{Event, RequestId, SessionToken};
 use goumem_proto::name::Label;
 use goumem_shm::os::peer::PidFd;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::error::{Error, Table};
 
@@ -102,6 +102,8 @@ pub struct Session {
 struct SessionState {
     requests: Requests,
     events: Option<mpsc::Sender<Event>>,
+    /// Dropped to end the stream of its control calls.
+    control: Option<oneshot::Sender<()>>,
     last_call: Instant,
 }
 
@@ -160,9 +162,19 @@ impl Session {
         receiver
     }
 
-    /// Ends its event stream.
-    pub fn unsubscribe(&self) {
-        self.lock().events = None;
+    /// Begins to take control calls of it from a stream, which ends when the receiver says so; an
+    /// earlier stream ends.
+    pub fn take_control(&self) -> oneshot::Receiver<()> {
+        let (sender, ended) = oneshot::channel();
+        self.lock().control = Some(sender);
+        ended
+    }
+
+    /// Ends its event stream and that of its control calls.
+    pub fn end_streams(&self) {
+        let mut state = self.lock();
+        state.events = None;
+        state.control = None;
     }
 
     /// Sends it an event, if it listens and reads.
@@ -319,6 +331,7 @@ impl Sessions {
             state: Mutex::new(SessionState {
                 requests: Requests::default(),
                 events: None,
+                control: None,
                 last_call: now,
             }),
         });

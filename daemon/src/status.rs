@@ -19,17 +19,22 @@ const MAX_HOLDERS: usize = 5;
 
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
-        let detail = ErrorDetail::from(&error);
-        let reason = detail.reason;
-        match reason.code() {
-            // Nothing that a client does should come to this.
-            Code::Internal | Code::DataLoss => {
-                error!(%reason, error = chain(&error), "call failed")
-            }
-            _ => debug!(%reason, error = chain(&error), "call refused"),
-        }
-        detail.into()
+        tell(error).into()
     }
+}
+
+/// Logs an error, and returns what the client hears of it.
+pub(crate) fn tell(error: Error) -> ErrorDetail {
+    let detail = ErrorDetail::from(&error);
+    let reason = detail.reason;
+    match reason.code() {
+        // Nothing that a client does should come to this.
+        Code::Internal | Code::DataLoss => {
+            error!(%reason, error = chain(&error), "call failed")
+        }
+        _ => debug!(%reason, error = chain(&error), "call refused"),
+    }
+    detail
 }
 
 impl From<&Error> for ErrorDetail {

@@ -11,6 +11,7 @@ mod arena_pool;
 mod block;
 mod bytes;
 mod common;
+mod control;
 mod daemon;
 mod message;
 mod parse;
@@ -31,6 +32,7 @@ pub use common::{
     Access, Backing, BlockInfo, BlockSpec, CountedSpec, DEFAULT_ALIGN_BYTES, DEFAULT_MODE,
     MAX_SIZE_BYTES, Permissions, RequestId,
 };
+pub use control::MAX_CONTROL_CALLS;
 pub use daemon::*;
 pub use pool::*;
 pub use session::*;

@@ -13,6 +13,8 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::model::ProtocolError;
 
+mod failure;
+
 /// The `domain` of our `ErrorInfo`.
 pub const ERROR_DOMAIN: &str = "goumem";
 

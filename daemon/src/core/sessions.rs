@@ -229,10 +229,10 @@ impl Core {
         }
     }
 
-    /// Ends every event stream, so that connections can drain.
-    pub fn end_event_streams(&self) {
+    /// Ends the streams of every session, so that connections can drain.
+    pub fn end_streams(&self) {
         for session in self.sessions.all() {
-            session.unsubscribe();
+            session.end_streams();
         }
     }
 
@@ -251,7 +251,7 @@ impl Core {
         if !session.mark_dead() {
             return 0;
         }
-        session.unsubscribe();
+        session.end_streams();
         let pools = self.registry().all();
         let mut reclaimed_bytes = 0;
         for pool in &pools {

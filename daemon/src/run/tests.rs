@@ -25,6 +25,7 @@ use tonic_reflection::pb::{v1 as reflection, v1alpha as old_reflection};
 use super::*;
 
 mod calls;
+mod control;
 
 /// Longer than anything takes; a test that waits so long has failed.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -1,6 +1,7 @@
 //! SessionService.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -8,8 +9,9 @@ use goumem_proto::model::Event;
 use goumem_proto::v1;
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
+use super::control::Control;
 use super::{Edge, Nothing, done, service};
 use crate::core::Core;
 use crate::error::Error;
@@ -41,13 +43,31 @@ service! {
         ) -> Result<Response<Events>, Status> {
             let caller = self.0.identify(&request, Instant::now())?;
             let events = Events(caller.session()?.subscribe());
-            // Streams are ended after this is set; one that came too late for that would outlast
-            // every other call.
-            if self.0.draining.is_cancelled() {
-                return Err(Error::ShuttingDown.into());
-            }
-            Ok(Response::new(events))
+            self.still_serving(events)
         }
+
+        type ControlStream = Control;
+
+        async fn control(
+            &self,
+            request: Request<Streaming<v1::ControlRequest>>,
+        ) -> Result<Response<Control>, Status> {
+            let caller = self.0.identify(&request, Instant::now())?;
+            let ended = caller.session()?.take_control();
+            let core = Arc::clone(&self.0.core);
+            self.still_serving(Control::new(core, caller, request.into_inner(), ended))
+        }
+    }
+}
+
+impl Sessions {
+    /// Streams are ended after the daemon has begun to drain; one that came too late for that would
+    /// outlast every other call.
+    fn still_serving<T>(&self, stream: T) -> Result<Response<T>, Status> {
+        if self.0.draining.is_cancelled() {
+            return Err(Error::ShuttingDown.into());
+        }
+        Ok(Response::new(stream))
     }
 }
 

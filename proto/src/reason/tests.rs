@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use super::*;
+use crate::v1;
 
 #[test]
 fn every_reason_has_its_own_text_and_parses_back() {
@@ -184,4 +185,28 @@ fn the_error_reference_lists_every_reason_as_it_is() {
         written, page,
         "run GOUMEM_WRITE_DOCS=1 cargo test -p goumem-proto"
     );
+}
+
+#[test]
+fn an_error_survives_the_way_to_a_message_and_back() {
+    for &reason in Reason::ALL {
+        let detail = ErrorDetail::new(reason, "lease of 4 spans")
+            .with("largest_free_bytes", 0)
+            .with("requested_bytes", 4096);
+        let failure = v1::Failure::from(detail.clone());
+        assert_eq!(failure.code, i32::from(reason.code()));
+        assert_eq!(ErrorDetail::from_failure(failure), Some(detail));
+    }
+    let unknown = v1::Failure {
+        reason: "FROM_THE_FUTURE".to_owned(),
+        ..v1::Failure::default()
+    };
+    assert_eq!(ErrorDetail::from_failure(unknown), None);
+    let mut long = ErrorDetail::new(Reason::Internal, "é".repeat(100_000));
+    for i in 0..100 {
+        long = long.with(format!("{i:03}{}", "k".repeat(1000)), "v".repeat(100_000));
+    }
+    let failure = v1::Failure::from(long);
+    assert_eq!(failure.metadata.len(), MAX_METADATA_ENTRIES);
+    assert!(failure.message.len() <= 512);
 }

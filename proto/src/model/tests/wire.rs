@@ -371,3 +371,13 @@ fn arena_and_byte_messages_survive_the_wire() {
     survives::<v1::WriteRequest, _>(WritePiece { data });
     survives::<v1::WriteReply, _>(Written { written_bytes: 5 });
 }
+
+#[test]
+fn an_outcome_is_the_reply_of_its_own_call_only() {
+    use crate::v1::control_reply::Outcome;
+    let reply = v1::LeaseReply::from(vec![span()]);
+    let outcome = Outcome::Lease(reply.clone());
+    assert_eq!(v1::LeaseReply::try_from(outcome.clone()), Ok(reply));
+    let error = v1::ArenaReply::try_from(outcome).unwrap_err();
+    assert_eq!(error, ProtocolError::missing("arena"));
+}
