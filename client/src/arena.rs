@@ -4,6 +4,7 @@ use goumem_alloc::Handle;
 use goumem_proto::model::{Access, ArenaInfo, RequestId, ShareArena};
 use goumem_proto::name::ArenaName;
 use goumem_proto::v1;
+use goumem_proto::v1::control_request::Call;
 use goumem_shm::os::fork;
 use goumem_shm::{AccessError, ShmType};
 
@@ -13,7 +14,7 @@ use crate::error::Error;
 use crate::housekeeper::Chore;
 use crate::in_use::InUse;
 use crate::named_arenas;
-use crate::session::{CALL_DEADLINE, Held};
+use crate::session::Held;
 use crate::view::offset_of;
 
 mod allocation;
@@ -119,24 +120,24 @@ impl Arena {
     pub async fn share(&mut self, name: &str) -> Result<(), Error> {
         let name: ArenaName = parse_name("arena", name)?;
         let arena = self.handle;
+        let core = self.core.clone();
         let reply = self
             .core
             .session
             .run(move |session| async move {
                 let _turn = session.named_arenas.turn().await;
-                let reply = session
-                    .effect(CALL_DEADLINE, |request_id| {
+                let reply: v1::ArenaReply = session
+                    .control(|request_id| {
                         let request_id = RequestId::new(request_id);
                         let share = ShareArena {
                             arena,
                             name: name.clone(),
                             request_id,
                         };
-                        let mut arenas = session.rpc.arenas();
-                        async move { arenas.share(v1::ShareArenaRequest::from(share)).await }
+                        Call::Share(share.into())
                     })
                     .await
-                    .map_err(|error| error.about(arena))?;
+                    .map_err(|error| core.name_loss(error.about(arena)))?;
                 let info = ArenaInfo::try_from(reply)?;
                 session.named_arenas.add(info.arena);
                 Ok(info)

@@ -12,13 +12,15 @@ use goumem_proto::model::{
 use goumem_proto::name::ArenaName;
 use goumem_proto::reason::Reason;
 use goumem_proto::v1;
+use goumem_proto::v1::control_request::Call;
 use goumem_shm::{AccessError, ArenaMemory};
 
 use crate::arena::Arena;
 use crate::client::parse_name;
+use crate::connect::Rpc;
 use crate::error::Error;
 use crate::in_use::{CountsUsers, InUse};
-use crate::session::{self, CALL_DEADLINE, Held, Session};
+use crate::session::{Held, Session};
 
 /// The longest wait of one call. A caller that has lost interest is not taken out of the
 /// daemon's queue, since its arena may be on the way: it gives it back when it comes. So this is
@@ -51,6 +53,11 @@ impl ArenaCore {
         })
     }
 
+    /// Says what an error means for this pool.
+    pub(crate) fn name_loss(&self, error: Error) -> Error {
+        error.in_pool(self.info.name.as_str())
+    }
+
     pub(crate) fn has_users(&self) -> bool {
         // ORDERING: Acquire; pairs with the AcqRel of the last user's drop.
         self.users.load(Ordering::Acquire) != 0
@@ -60,12 +67,11 @@ impl ArenaCore {
     pub(crate) fn give_back(&self, arena: Handle) -> Result<(), AccessError> {
         self.memory.give_back(arena, self.session.number)?;
         if self.memory.somebody_waits() {
-            let rpc = self.session.rpc.clone();
             let pool_id = self.info.pool_id.get();
-            self.session.queue_call("wake", move |_| {
-                let mut arenas = rpc.arenas();
-                async move { arenas.wake(v1::WakeRequest { pool_id }).await }
-            });
+            self.session
+                .queue_control::<v1::WakeReply>("wake", move |_| {
+                    Call::Wake(v1::WakeRequest { pool_id })
+                });
         }
         Ok(())
     }
@@ -213,21 +219,21 @@ impl ArenaPool {
             .session
             .run(move |session| async move {
                 let mut ending = session.ending.subscribe();
-                let call = session.wait(wait + CALL_DEADLINE, |request_id| {
+                let call = session.wait(wait, |rpc, request_id, left| {
                     let request_id = RequestId::new(request_id);
                     let get = v1::GetArenaRequest::from(GetArena {
                         pool_id,
                         request_id,
-                        wait,
+                        wait: left,
                     });
-                    let mut arenas = session.rpc.arenas();
-                    async move { arenas.get(get).await }
+                    async move { rpc.arenas().get(get).await }
                 });
                 let reply = tokio::select! {
                     reply = call => reply,
                     _ = ending.wait_for(|&ending| ending) => return Err(Error::Closed),
                 };
-                let arena = ArenaInfo::try_from(reply.map_err(|error| timed_out(error, wait))?)?;
+                let reply = reply.map_err(|error| core.name_loss(timed_out(error, wait)))?;
+                let arena = ArenaInfo::try_from(reply)?;
                 // A guard at once: if the caller has lost interest, its drop gives it back.
                 match Held::new(&session) {
                     Ok(held) => Ok(Arena::exclusive(InUse::new(core), held, arena.arena)),
@@ -253,8 +259,8 @@ impl ArenaPool {
             .session
             .run(move |session| async move {
                 let _turn = session.named_arenas.turn().await;
-                let reply = session
-                    .effect(CALL_DEADLINE, |request_id| {
+                let reply: v1::ArenaReply = session
+                    .control(|request_id| {
                         let request_id = RequestId::new(request_id);
                         let name = name.clone();
                         let attach = AttachArena {
@@ -263,10 +269,10 @@ impl ArenaPool {
                             access,
                             request_id,
                         };
-                        let mut arenas = session.rpc.arenas();
-                        async move { arenas.attach(v1::AttachArenaRequest::from(attach)).await }
+                        Call::Attach(attach.into())
                     })
-                    .await?;
+                    .await
+                    .map_err(|error| core.name_loss(error))?;
                 let arena = ArenaInfo::try_from(reply)?;
                 session.named_arenas.add(arena.arena);
                 Ok(Arena::attached(core, held, arena.arena, arena.access))
@@ -284,8 +290,8 @@ impl ArenaPool {
             .session
             .run(move |session| async move {
                 let request = v1::ListHoldersRequest::from(ListHolders { pool_id });
-                let mut arenas = session.rpc.arenas();
-                let reply = session::call(CALL_DEADLINE, arenas.list_holders(request)).await?;
+                let list = |rpc: Rpc| async move { rpc.arenas().list_holders(request).await };
+                let reply = session.ask(list).await?;
                 Ok(Vec::try_from(reply)?)
             })
             .await
@@ -300,8 +306,12 @@ impl ArenaPool {
         self.core
             .session
             .run(|session| async move {
-                let stat = v1::StatPoolRequest { name };
-                let reply = session::call(CALL_DEADLINE, session.rpc.arenas().stat(stat)).await?;
+                let request = v1::StatPoolRequest { name };
+                let stat = |rpc: Rpc| {
+                    let request = request.clone();
+                    async move { rpc.arenas().stat(request).await }
+                };
+                let reply = session.ask(stat).await?;
                 Ok(ArenaPoolStat::try_from(reply)?)
             })
             .await

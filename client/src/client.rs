@@ -4,21 +4,23 @@ use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use goumem_alloc::SessionNumber;
 use goumem_proto::model::{Access, DaemonInfo, DestroyPool, KillSession, RequestId, SessionInfo};
-use goumem_proto::name::{Label, NameError, PoolName};
+use goumem_proto::name::{NameError, PoolName};
 use goumem_proto::v1;
 use goumem_shm::os::{self, fork};
 use tokio::sync::oneshot;
 
-use crate::connect;
+use crate::calls::CALL_DEADLINE;
+use crate::connect::{self, Rpc};
 use crate::end::End;
 use crate::error::Error;
 use crate::housekeeper::Chore;
 use crate::in_use::InUse;
 use crate::io_thread::IoThread;
-use crate::session::{self, CALL_DEADLINE, Session};
+use crate::session::{Session, Settings};
 
 mod arena_pools;
 mod pools;
@@ -55,6 +57,7 @@ pub struct Client {
 pub struct ClientBuilder {
     socket: Option<PathBuf>,
     label: String,
+    call_deadline: Option<Duration>,
 }
 
 impl ClientBuilder {
@@ -72,17 +75,28 @@ impl ClientBuilder {
         self
     }
 
-    /// Connects to the daemon and opens a session.
+    /// Sets how long a call waits for the daemon: while it is away, restarts, or does not answer.
+    /// 30 seconds unless set. What makes no call waits for nothing.
+    pub fn call_deadline(mut self, deadline: Duration) -> Self {
+        self.call_deadline = Some(deadline);
+        self
+    }
+
+    /// Connects to the daemon and opens a session. Once that is done, the client connects again
+    /// by itself whenever it must.
     ///
     /// # Errors
     /// [`Error::NoDaemon`]; [`Error::SocketPath`]; [`Error::Name`] for an impossible label;
     /// [`Error::Daemon`] with `TOO_MANY_SESSIONS`; [`Error::Os`] when no thread can be started.
     pub async fn connect(self) -> Result<Client, Error> {
-        let socket = connect::find_socket(self.socket.as_deref())?;
-        let label: Label = parse_name("label", &self.label)?;
+        let settings = Settings {
+            socket: connect::find_socket(self.socket.as_deref())?,
+            label: parse_name("label", &self.label)?,
+            call_deadline: self.call_deadline.unwrap_or(CALL_DEADLINE),
+        };
         let end = Arc::new(End::new(false));
         start(Arc::clone(&end), move |io, running| {
-            Session::open(io, running, socket, label, end, None)
+            Session::open(io, running, settings, end, None)
         })
         .await
     }
@@ -123,8 +137,8 @@ impl Client {
     /// [`Error::Transport`], [`Error::NoAnswer`].
     pub async fn ping(&self) -> Result<(), Error> {
         self.run(|session| async move {
-            let ping = v1::PingRequest {};
-            session::call(CALL_DEADLINE, session.rpc.daemon().ping(ping)).await?;
+            let ping = |rpc: Rpc| async move { rpc.daemon().ping(v1::PingRequest {}).await };
+            session.ask(ping).await?;
             Ok(())
         })
         .await
@@ -136,8 +150,8 @@ impl Client {
     /// [`Error::Transport`], [`Error::NoAnswer`].
     pub async fn info(&self) -> Result<DaemonInfo, Error> {
         self.run(|session| async move {
-            let info = v1::InfoRequest {};
-            let reply = session::call(CALL_DEADLINE, session.rpc.daemon().info(info)).await?;
+            let info = |rpc: Rpc| async move { rpc.daemon().info(v1::InfoRequest {}).await };
+            let reply = session.ask(info).await?;
             Ok(DaemonInfo::try_from(reply)?)
         })
         .await
@@ -149,8 +163,9 @@ impl Client {
     /// [`Error::Transport`], [`Error::NoAnswer`].
     pub async fn sessions(&self) -> Result<Vec<SessionInfo>, Error> {
         self.run(|session| async move {
-            let list = v1::ListSessionsRequest {};
-            let reply = session::call(CALL_DEADLINE, session.rpc.sessions().list(list)).await?;
+            let list =
+                |rpc: Rpc| async move { rpc.sessions().list(v1::ListSessionsRequest {}).await };
+            let reply = session.ask(list).await?;
             Ok(Vec::try_from(reply)?)
         })
         .await
@@ -166,13 +181,13 @@ impl Client {
         session: SessionNumber,
         serial: Option<u64>,
     ) -> Result<(), Error> {
-        let kill = KillSession {
+        let kill = v1::KillSessionRequest::from(KillSession {
             session,
             serial: serial.and_then(NonZeroU64::new),
-        };
+        });
         self.run(move |session| async move {
-            let request = v1::KillSessionRequest::from(kill);
-            session::call(CALL_DEADLINE, session.rpc.sessions().kill(request)).await?;
+            let kill = |rpc: Rpc| async move { rpc.sessions().kill(kill).await };
+            session.ask_once(session.deadline, kill).await?;
             Ok(())
         })
         .await

@@ -1,6 +1,9 @@
 //! From a socket path to a gRPC channel that says whose session a call belongs to.
 
+use std::future::{Ready, ready};
+use std::io;
 use std::path::{Path, PathBuf};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use goumem_proto::model::{SESSION_METADATA_KEY, SessionToken};
@@ -9,11 +12,14 @@ use goumem_proto::v1::daemon_service_client::DaemonServiceClient;
 use goumem_proto::v1::pool_service_client::PoolServiceClient;
 use goumem_proto::v1::session_service_client::SessionServiceClient;
 use goumem_shm::os::paths::{self, Environment, PathError, Side};
-use http::Uri;
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+use tonic::codegen::Service;
 use tonic::metadata::{BinaryMetadataValue, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Request, Status};
 
 use crate::error::Error;
@@ -44,23 +50,43 @@ pub(crate) fn find_socket(explicit: Option<&Path>) -> Result<PathBuf, Error> {
     Ok(socket)
 }
 
-/// Connects to the socket.
+/// Connects to the socket, once: when the connection breaks, the channel stays broken. Whoever
+/// connects again has the session to resume first.
 pub(crate) async fn connect(socket: &Path) -> Result<Channel, Error> {
     let no_daemon = |source: Box<dyn std::error::Error + Send + Sync>| Error::NoDaemon {
         socket: socket.to_owned(),
         source,
     };
-    let path = socket
-        .to_str()
-        .ok_or_else(|| no_daemon("path is not UTF-8".into()))?;
-    Endpoint::from_shared(format!("unix:{path}"))
-        .map_err(|error| no_daemon(error.into()))?
-        // Else the authority would be made of the path, which HTTP/2 servers refuse.
-        .origin(Uri::from_static("http://localhost"))
-        .connect_timeout(CONNECT_DEADLINE)
-        .connect()
+    let stream = timeout(CONNECT_DEADLINE, UnixStream::connect(socket))
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        .map_err(|error| no_daemon(error.into()))?;
+    // The authority is nobody's: a path would be refused by HTTP/2 servers.
+    Endpoint::from_static("http://localhost")
+        .connect_with_connector(Once(Some(TokioIo::new(stream))))
         .await
         .map_err(|error| no_daemon(error.into()))
+}
+
+/// Gives a channel its connection, and no other when that is gone.
+struct Once(Option<TokioIo<UnixStream>>);
+
+impl Service<Uri> for Once {
+    type Response = TokioIo<UnixStream>;
+    type Error = io::Error;
+    type Future = Ready<io::Result<Self::Response>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        ready(
+            self.0
+                .take()
+                .ok_or_else(|| io::ErrorKind::NotConnected.into()),
+        )
+    }
 }
 
 /// The four services, each call with the session's token.

@@ -12,11 +12,12 @@ use goumem_proto::name::Label;
 use goumemd::{Config, Listeners};
 use tokio_util::sync::CancellationToken;
 
+use crate::calls::CALL_DEADLINE;
 use crate::client::{self, Client};
 use crate::end::End;
 use crate::error::Error;
 use crate::housekeeper::LastAct;
-use crate::session::Session;
+use crate::session::{Session, Settings};
 
 /// Directories of dead processes of the same number may be in the way.
 const MAX_TRIES: u32 = 1000;
@@ -47,8 +48,12 @@ impl Client {
             let config = Config::private(&directory);
             let socket = config.socket.clone();
             let last_act = start(config, directory)?;
-            let label = Label::default();
-            Session::open(io, running, socket, label, end, Some(last_act)).await
+            let settings = Settings {
+                socket,
+                label: Label::default(),
+                call_deadline: CALL_DEADLINE,
+            };
+            Session::open(io, running, settings, end, Some(last_act)).await
         })
         .await
     }

@@ -24,7 +24,8 @@ use tonic::Status;
     reason = "goumem::Error is what a caller looks for"
 )]
 pub enum Error {
-    /// No daemon listens there: it is not started, or elsewhere.
+    /// No daemon listens there: it is not started, or elsewhere, or has gone and not come back in
+    /// time.
     #[error("no goumemd answers at {}", socket.display())]
     NoDaemon {
         /// The socket that was tried.
@@ -53,9 +54,8 @@ pub enum Error {
         /// Which rule it breaks.
         source: NameError,
     },
-    /// The gRPC library or the connection failed: the daemon is gone, or ended the connection.
-    /// Whether a call that was under way took effect is not known. Blocks that are at hand stay
-    /// good.
+    /// The gRPC library or the connection failed, and repeating the call has not helped or could
+    /// do harm. Whether it took effect is not known. Blocks that are at hand stay good.
     #[error("connection to goumemd failed ({code}): {message}")]
     Transport {
         /// The gRPC code.
@@ -115,10 +115,19 @@ pub enum Error {
         /// What the daemon said.
         message: String,
     },
-    /// The daemon has ended the session, or is another one than before. What the session held
-    /// has been taken back.
+    /// The daemon has ended the session, or is another one than before, which does not know it.
+    /// What the session held has been taken back.
     #[error("session has ended")]
     SessionExpired,
+    /// The daemon does not have the pool any more, though it is mapped here: the one that had it
+    /// is gone with all that it knew, or could not make sense of the pool when it came back. What
+    /// is mapped stays good until it is dropped, and free blocks at hand can still be had; but
+    /// there will be no more, and nobody else finds anything in it.
+    #[error("pool {pool} is lost: goumemd does not have it any more")]
+    PoolLost {
+        /// The pool's name.
+        pool: String,
+    },
     /// The session still has blocks, arenas or pins, so it was not closed.
     #[error("session still holds {n} blocks, arenas and pins")]
     BlocksOutstanding {
@@ -225,7 +234,7 @@ impl Error {
     pub fn reason(&self) -> Option<Reason> {
         Some(match self {
             Self::Daemon { reason, .. } | Self::Exhausted { reason, .. } => *reason,
-            Self::PoolNotFound { .. } => Reason::PoolNotFound,
+            Self::PoolNotFound { .. } | Self::PoolLost { .. } => Reason::PoolNotFound,
             Self::PoolExists { .. } => Reason::PoolExists,
             Self::NameNotFound { .. } => Reason::NameNotFound,
             Self::NameExists { .. } => Reason::NameExists,
@@ -273,6 +282,11 @@ impl Error {
                 message,
             };
         };
+        Self::from_detail(detail)
+    }
+
+    /// Reads what the daemon said.
+    pub(crate) fn from_detail(detail: ErrorDetail) -> Self {
         let number = |key| detail.number(key);
         match detail.reason {
             Reason::PoolNotFound => Self::PoolNotFound {
@@ -312,6 +326,16 @@ impl Error {
                     .map(|(k, v)| (k.into_owned(), v))
                     .collect(),
             },
+        }
+    }
+
+    /// Says what it means for a pool that is mapped.
+    pub(crate) fn in_pool(self, pool: &str) -> Self {
+        match self {
+            Self::SessionExpired | Self::PoolNotFound { .. } => Self::PoolLost {
+                pool: pool.to_owned(),
+            },
+            _ => self,
         }
     }
 

@@ -13,15 +13,16 @@ use goumem_proto::model::{CloseSession, Unmap};
 use goumem_proto::reason::ErrorDetail;
 use goumem_proto::v1;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 
+use crate::calls::PATIENT;
+use crate::connect::Rpc;
 use crate::error::Error;
-use crate::events;
 use crate::io_thread::KeepRunning;
 use crate::local_heap::Trim;
 use crate::pool::PoolCore;
-use crate::session::{CALL_DEADLINE, Session, lock};
+use crate::session::{Session, lock};
 
 /// How long a freed span stays with a client that could use it again: longer than most pauses
 /// of a program, shorter than anybody watches a pool fill up.
@@ -30,6 +31,8 @@ const IDLE_CHECK: Duration = Duration::from_secs(1);
 /// pauses double up to the other one.
 const FIRST_LINGER: Duration = Duration::from_millis(50);
 const MAX_LINGER: Duration = Duration::from_secs(1);
+/// How long the end of a session waits for a daemon that is away.
+const MAX_FAREWELL: Duration = Duration::from_secs(2);
 /// Something to do at the very end: an embedded daemon's shutdown.
 pub(crate) type LastAct = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -43,20 +46,18 @@ pub(crate) enum Chore {
     Pressure(PoolId),
     /// Make this call; nobody waits for it.
     Call(LastAct),
-    /// The connection is gone.
-    Lost,
     /// End the session, if it holds nothing.
     Close(oneshot::Sender<Result<(), Error>>),
 }
 
-/// Starts the task, and the one that listens to the daemon.
+/// Starts the task. With the session it ends `link`, the task that keeps it connected.
 pub(crate) fn start(
     session: Arc<Session>,
     chores: mpsc::UnboundedReceiver<Chore>,
+    link: JoinHandle<()>,
     running: KeepRunning,
     last_act: Option<LastAct>,
 ) {
-    let listener = tokio::spawn(events::listen(Arc::clone(&session)));
     let io = session.io.clone();
     let mut keeper = Housekeeper {
         session,
@@ -67,7 +68,7 @@ pub(crate) fn start(
     };
     io.spawn(async move {
         let closing = keeper.work().await;
-        listener.abort();
+        link.abort();
         keeper.leave();
         drop(keeper);
         if let Some(act) = last_act {
@@ -110,10 +111,6 @@ impl Housekeeper {
                     }
                     Some(Chore::Watch) => self.check_within(IDLE_CHECK),
                     Some(Chore::Pressure(pool)) => self.relieve(pool),
-                    Some(Chore::Lost) => {
-                        // ORDERING: Relaxed; only this task acts on it.
-                        self.session.lost.store(true, Ordering::Relaxed);
-                    }
                     Some(Chore::Look(look)) => {
                         self.linger = FIRST_LINGER;
                         if self.tend().await {
@@ -149,7 +146,7 @@ impl Housekeeper {
                 if !self.retire(&pool) {
                     self.check_within(self.linger);
                 }
-            } else if !self.session.lost.load(Ordering::Relaxed) {
+            } else if self.session.link.now().is_some() {
                 // Without a daemon nobody would take the spans, and the pool can still use them.
                 if self.trim(&pool, Trim::idle()) {
                     self.check_within(IDLE_CHECK);
@@ -212,20 +209,37 @@ impl Housekeeper {
 
     /// Tells the daemon, when nothing is held here any more.
     async fn end_session(&mut self) -> Result<(), Error> {
-        while self.calls.join_next().await.is_some() {}
+        let patience = self.patience();
+        let calls = async { while self.calls.join_next().await.is_some() {} };
+        if timeout(patience, calls).await.is_err() {
+            self.calls.shutdown().await;
+        }
         let session = &self.session;
         session.ending.send_replace(true);
-        let (blocks, error) = match tell(session, false).await {
+        let patience = self.patience();
+        let (blocks, error) = match tell(session, false, patience).await {
             Ok(()) => return Ok(()),
             Err(refusal) => refusal,
         };
         if blocks == Some(0) {
             // Leases of spans in which blocks of others lie, or an arena that came for a wait
             // that was given up: the daemon takes them as they are.
-            return tell(session, true).await.map_err(|(_, error)| error);
+            return tell(session, true, patience)
+                .await
+                .map_err(|(_, error)| error);
         }
         session.ending.send_replace(false);
         Err(error)
+    }
+
+    /// Returns how long the end of the session waits for the daemon: while it is away, not longer
+    /// than its restart takes. If it comes later, it takes back what was held when this process
+    /// ends.
+    fn patience(&self) -> Duration {
+        match self.session.link.now() {
+            Some(_) => self.session.deadline,
+            None => self.session.deadline.min(MAX_FAREWELL),
+        }
     }
 
     /// Lets go of everything that the session keeps.
@@ -287,9 +301,9 @@ impl Housekeeper {
         let session = Arc::clone(&self.session);
         self.calls.spawn(async move {
             let request: v1::UnmapRequest = Unmap { pool_id }.into();
-            let mut sessions = session.rpc.sessions();
-            if let Ok(Err(status)) = timeout(CALL_DEADLINE, sessions.unmap(request)).await {
-                tracing::debug!(%status, "the daemon did not hear that a pool is unmapped");
+            let unmap = |rpc: Rpc| async move { rpc.sessions().unmap(request).await };
+            if let Err(error) = session.ask_once(PATIENT, unmap).await {
+                tracing::debug!(%error, "the daemon did not hear that a pool is unmapped");
             }
         });
     }
@@ -305,20 +319,27 @@ impl Housekeeper {
 }
 
 /// Asks the daemon to end the session. A refusal says how many blocks of it are alive.
-async fn tell(session: &Session, force: bool) -> Result<(), (Option<u64>, Error)> {
-    let close = v1::CloseSessionRequest::from(CloseSession { force });
-    match timeout(CALL_DEADLINE, session.rpc.sessions().close(close)).await {
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(status)) => {
-            let detail = ErrorDetail::from_status(&status);
-            let blocks = detail.and_then(|detail| detail.number("blocks"));
-            Err((blocks, Error::from_status(&status)))
+async fn tell(
+    session: &Session,
+    force: bool,
+    patience: Duration,
+) -> Result<(), (Option<u64>, Error)> {
+    let no_answer = Error::NoAnswer { waited: patience };
+    let close = async {
+        let until = Instant::now() + patience;
+        let connection = session.link.up(&session.socket, until).await;
+        let connection = connection.map_err(|error| (None, error))?;
+        let close = v1::CloseSessionRequest::from(CloseSession { force });
+        match connection.rpc.sessions().close(close).await {
+            Ok(_) => Ok(()),
+            Err(status) => {
+                let detail = ErrorDetail::from_status(&status);
+                let blocks = detail.and_then(|detail| detail.number("blocks"));
+                Err((blocks, Error::from_status(&status)))
+            }
         }
-        Err(_) => Err((
-            None,
-            Error::NoAnswer {
-                waited: CALL_DEADLINE,
-            },
-        )),
-    }
+    };
+    timeout(patience, close)
+        .await
+        .unwrap_or(Err((None, no_answer)))
 }

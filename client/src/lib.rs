@@ -49,9 +49,12 @@
 //! # Processes that die, and forks
 //!
 //! The daemon sees the death of a process by itself and takes back what it held, but for blocks
-//! that were [kept](Shared::keep) or [published](Pool::publish). If the daemon dies, blocks at
-//! hand stay good, and calls fail with [`Error::Transport`]. A forked child has none of its
-//! parent's memory: calls fail there, drops do nothing, and looking into a block faults.
+//! that were [kept](Shared::keep) or [published](Pool::publish). If the daemon goes away, whatever
+//! makes no call works on, and the client connects again by itself; calls wait for that, up to
+//! [a deadline](ClientBuilder::call_deadline). When a daemon comes that does not know the session,
+//! what is mapped here stays good until it is dropped, and calls fail with [`Error::PoolLost`] or
+//! [`Error::SessionExpired`]: connect a new client. A forked child has none of its parent's
+//! memory: calls fail there, drops do nothing, and looking into a block faults.
 
 #![forbid(unsafe_code)]
 
@@ -60,23 +63,26 @@ pub mod blocking;
 mod arena;
 mod arena_pool;
 mod block;
+mod calls;
 mod client;
 mod connect;
+mod connection;
 #[cfg(feature = "embedded")]
 mod embedded;
 mod end;
 mod error;
-mod events;
 mod fd;
 mod housekeeper;
 mod in_use;
 mod io_thread;
+mod link;
 mod local_heap;
 mod matrix;
 mod named_arenas;
 mod options;
 mod pin;
 mod pool;
+mod request_ids;
 mod session;
 mod shared;
 mod thread_heaps;

@@ -7,9 +7,10 @@ use std::sync::Mutex;
 use goumem_alloc::Handle;
 use goumem_proto::model::{DetachArena, DetachedArena, RequestId};
 use goumem_proto::v1;
+use goumem_proto::v1::control_request::Call;
 
 use crate::error::Error;
-use crate::session::{CALL_DEADLINE, Session, lock};
+use crate::session::{Session, lock};
 
 /// Guards, by arena.
 #[derive(Debug, Default)]
@@ -58,12 +59,10 @@ pub(crate) async fn detach(session: &Session, arena: Handle) -> Result<bool, Err
     if session.named_arenas.is_held(arena) {
         return Ok(false);
     }
-    let reply = session
-        .effect(CALL_DEADLINE, |request_id| {
+    let reply: v1::DetachArenaReply = session
+        .control(|request_id| {
             let request_id = RequestId::new(request_id);
-            let detach = v1::DetachArenaRequest::from(DetachArena { arena, request_id });
-            let mut arenas = session.rpc.arenas();
-            async move { arenas.detach(detach).await }
+            Call::Detach(DetachArena { arena, request_id }.into())
         })
         .await
         .map_err(|error| error.about(arena))?;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use goumem_alloc::Handle;
 use goumem_proto::v1;
+use goumem_proto::v1::control_request::Call;
 use goumem_shm::{BlockPlace, Plain, ShmType};
 use zerocopy::IntoBytes as _;
 
@@ -116,13 +117,11 @@ impl Pin {
     /// [`Error::Transport`] and the like; the pin is gone for this process all the same.
     pub async fn unpin(mut self) -> Result<(), Error> {
         self.pinned = false;
-        let call =
-            |rpc: crate::connect::Rpc, request| async move { rpc.pools().unpin(request).await };
-        self.place
-            .pool
-            .session
-            .effect_on_handle(self.place.handle, call)
-            .await?;
+        let pool = &self.place.pool;
+        pool.session
+            .control_on_handle(self.place.handle, Call::Unpin)
+            .await
+            .map_err(|error| pool.name_loss(error))?;
         Ok(())
     }
 }
@@ -134,10 +133,8 @@ impl Drop for Pin {
         }
         let handle = Some(self.place.handle.into());
         let session: &Arc<Session> = &self.place.pool.session;
-        let rpc = session.rpc.clone();
-        session.queue_call("unpin", move |request_id| {
-            let mut pools = rpc.pools();
-            async move { pools.unpin(v1::HandleRequest { handle, request_id }).await }
+        session.queue_control::<v1::HandleReply>("unpin", move |request_id| {
+            Call::Unpin(v1::HandleRequest { handle, request_id })
         });
     }
 }

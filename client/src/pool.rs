@@ -7,9 +7,9 @@ use goumem_proto::model::{
 };
 use goumem_proto::v1;
 
+use crate::connect::Rpc;
 use crate::error::Error;
 use crate::in_use::InUse;
-use crate::session::{self, CALL_DEADLINE};
 
 mod alloc;
 mod core;
@@ -81,8 +81,12 @@ impl Pool {
         self.core
             .session
             .run(|session| async move {
-                let stat = v1::StatPoolRequest { name };
-                let reply = session::call(CALL_DEADLINE, session.rpc.pools().stat(stat)).await?;
+                let request = v1::StatPoolRequest { name };
+                let stat = |rpc: Rpc| {
+                    let request = request.clone();
+                    async move { rpc.pools().stat(request).await }
+                };
+                let reply = session.ask(stat).await?;
                 Ok(PoolStat::try_from(reply)?)
             })
             .await
@@ -102,8 +106,11 @@ impl Pool {
                     name,
                     capacity_bytes,
                 });
-                let mut pools = session.rpc.pools();
-                let reply = session::call(CALL_DEADLINE, pools.set_capacity(request)).await?;
+                let set = |rpc: Rpc| {
+                    let request = request.clone();
+                    async move { rpc.pools().set_capacity(request).await }
+                };
+                let reply = session.ask(set).await?;
                 Ok(PoolStat::try_from(reply)?)
             })
             .await
@@ -123,8 +130,11 @@ impl Pool {
                 let request = v1::PurgePoolRequest::from(PurgePool {
                     name: core.info.name.clone(),
                 });
-                let mut pools = session.rpc.pools();
-                let reply = session::call(CALL_DEADLINE, pools.purge(request)).await?;
+                let purge = |rpc: Rpc| {
+                    let request = request.clone();
+                    async move { rpc.pools().purge(request).await }
+                };
+                let reply = session.ask(purge).await?;
                 Ok(PurgedPool::try_from(reply)?.purged_bytes)
             })
             .await
@@ -140,8 +150,11 @@ impl Pool {
             .session
             .run(move |session| async move {
                 let request = v1::FlushPoolRequest::from(FlushPool { name });
-                let mut pools = session.rpc.pools();
-                session::call(CALL_DEADLINE, pools.flush(request)).await?;
+                let flush = |rpc: Rpc| {
+                    let request = request.clone();
+                    async move { rpc.pools().flush(request).await }
+                };
+                session.ask(flush).await?;
                 Ok(())
             })
             .await

@@ -1,5 +1,5 @@
-//! A session with the daemon, shared by a client and everything that came from it: how calls are
-//! made, and which pools are mapped. Its end is the housekeeper's business.
+//! A session with the daemon, shared by a client and everything that came from it. How its calls
+//! are made is in `calls.rs`; its end is the housekeeper's business.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -9,39 +9,29 @@ use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use goumem_alloc::{Handle, PoolId, SessionNumber};
-use goumem_proto::model::{HandleReply, OpenSession, OpenedSession};
+use goumem_alloc::{PoolId, SessionNumber};
+use goumem_proto::model::{OpenSession, OpenedSession};
 use goumem_proto::name::Label;
-use goumem_proto::reason::Reason;
 use goumem_proto::v1;
 use goumem_shm::AccessError;
 use goumem_shm::os::{Access, fork, paths};
-use goumem_shm::sync::{AtomicU64, Ordering};
-use tokio::sync::{Semaphore, mpsc, watch};
-use tokio::time::{sleep, timeout};
-use tonic::{Response, Status};
+use goumem_shm::sync::Ordering;
+use tokio::sync::{mpsc, watch};
 
 use crate::arena_pool::ArenaCore;
+use crate::calls::call;
 use crate::connect::{self, Rpc};
+use crate::connection::Connection;
 use crate::end::End;
 use crate::error::Error;
 use crate::fd::FdSocket;
 use crate::housekeeper::{self, Chore, LastAct};
 use crate::in_use::{CountsUsers, InUse};
 use crate::io_thread::{IoThread, KeepRunning};
+use crate::link::{self, Link};
 use crate::named_arenas::NamedArenas;
 use crate::pool::PoolCore;
-
-/// A daemon that is alive answers within milliseconds; one that is stopped does not answer.
-pub(crate) const CALL_DEADLINE: Duration = Duration::from_secs(30);
-
-/// Calls with a request id that may be under way at a time. The daemon remembers the outcome of
-/// the last 1024, so that a retry is always among them.
-const MAX_CALLS: usize = 64;
-
-/// How often a call that the daemon asks to repeat is repeated, from 10 ms doubling: 10 s in all.
-const MAX_TRIES: u32 = 10;
-const FIRST_PAUSE: Duration = Duration::from_millis(10);
+use crate::request_ids::RequestIds;
 
 /// Pools by id, and by whether they are mapped writable: the two are different mappings.
 type Mapped<T> = Mutex<HashMap<(PoolId, Access), Arc<T>>>;
@@ -49,7 +39,7 @@ type Mapped<T> = Mutex<HashMap<(PoolId, Access), Arc<T>>>;
 /// A session with the daemon.
 pub(crate) struct Session {
     pub(crate) io: IoThread,
-    pub(crate) rpc: Rpc,
+    pub(crate) link: Link,
     pub(crate) fd: FdSocket,
     pub(crate) socket: PathBuf,
     pub(crate) number: SessionNumber,
@@ -60,8 +50,6 @@ pub(crate) struct Session {
     pub(crate) named_arenas: NamedArenas,
     /// Arenas and pins held.
     pub(crate) held: AtomicUsize,
-    /// The connection is gone. Memory stays good; there is nobody to return it to.
-    pub(crate) lost: AtomicBool,
     /// Nothing new begins.
     pub(crate) closed: AtomicBool,
     /// Tells long waits that the session ends.
@@ -70,8 +58,17 @@ pub(crate) struct Session {
     chores: mpsc::UnboundedSender<Chore>,
     pub(crate) end: Arc<End>,
     users: AtomicUsize,
-    next_request: AtomicU64,
-    calls: Semaphore,
+    pub(crate) request_ids: RequestIds,
+    /// How long a call waits for the daemon.
+    pub(crate) deadline: Duration,
+}
+
+/// How a session is to be.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) socket: PathBuf,
+    pub(crate) label: Label,
+    pub(crate) call_deadline: Duration,
 }
 
 impl Session {
@@ -79,11 +76,15 @@ impl Session {
     pub(crate) async fn open(
         io: IoThread,
         running: KeepRunning,
-        socket: PathBuf,
-        label: Label,
+        settings: Settings,
         end: Arc<End>,
         last_act: Option<LastAct>,
     ) -> Result<InUse<Self>, Error> {
+        let Settings {
+            socket,
+            label,
+            call_deadline,
+        } = settings;
         let channel = connect::connect(&socket).await?;
         // Longer than any time to live of a remote session that could matter here: the daemon
         // watches this process, not the clock.
@@ -92,20 +93,22 @@ impl Session {
             ttl: goumem_proto::model::DEFAULT_TTL,
         };
         let reply = call(
-            CALL_DEADLINE,
+            call_deadline,
             Rpc::new(channel.clone(), None)
                 .sessions()
                 .open(v1::OpenSessionRequest::from(open)),
         )
         .await?;
         let opened = OpenedSession::try_from(reply)?;
+        let rpc = Rpc::new(channel, Some(opened.token));
+        let (connection, incoming) = Connection::open(rpc).await?;
         // Beside the socket that was reached, and not where the daemon sees it: the two differ
         // when a container mounts the directory elsewhere.
         let fd_socket = paths::fd_socket_path(&socket)?;
         let (chores, queue) = mpsc::unbounded_channel();
         let session = Arc::new(Self {
             io,
-            rpc: Rpc::new(channel, Some(opened.token)),
+            link: Link::new(Arc::clone(&connection), opened.token),
             fd: FdSocket::new(fd_socket, opened.token),
             socket,
             number: opened.session,
@@ -115,17 +118,17 @@ impl Session {
             arena_pools: Mutex::default(),
             held: AtomicUsize::new(0),
             named_arenas: NamedArenas::default(),
-            lost: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             ending: watch::Sender::new(false),
             chores,
             end,
             users: AtomicUsize::new(0),
-            next_request: AtomicU64::new(1),
-            calls: Semaphore::new(MAX_CALLS),
+            request_ids: RequestIds::default(),
+            deadline: call_deadline,
         });
         let user = InUse::new(Arc::clone(&session));
-        housekeeper::start(session, queue, running, last_act);
+        let link = tokio::spawn(link::keep_up(Arc::clone(&session), connection, incoming));
+        housekeeper::start(session, queue, link, running, last_act);
         Ok(user)
     }
 
@@ -155,73 +158,6 @@ impl Session {
         self.io.run(work(Arc::clone(self))).await
     }
 
-    /// Makes a call that changes something, once, however often it must be sent.
-    pub(crate) async fn effect<R, F>(
-        &self,
-        deadline: Duration,
-        send: impl FnMut(u64) -> F,
-    ) -> Result<R, Error>
-    where
-        F: Future<Output = Result<Response<R>, Status>>,
-    {
-        let _turn = self.calls.acquire().await.map_err(|_| Error::Closed)?;
-        self.wait(deadline, send).await
-    }
-
-    /// As [`effect`](Self::effect), for a call that may wait long, and is not in the way of
-    /// others meanwhile.
-    pub(crate) async fn wait<R, F>(
-        &self,
-        deadline: Duration,
-        mut send: impl FnMut(u64) -> F,
-    ) -> Result<R, Error>
-    where
-        F: Future<Output = Result<Response<R>, Status>>,
-    {
-        // ORDERING: Relaxed; the id has to be unique, and carries no data.
-        let request_id = self.next_request.fetch_add(1, Ordering::Relaxed);
-        let mut pause = FIRST_PAUSE;
-        for _ in 1..MAX_TRIES {
-            match call(deadline, send(request_id)).await {
-                Err(Error::Daemon {
-                    reason: Reason::RequestInFlight | Reason::Recovering,
-                    ..
-                }) => {
-                    sleep(pause).await;
-                    pause *= 2;
-                }
-                outcome => return outcome,
-            }
-        }
-        call(deadline, send(request_id)).await
-    }
-
-    /// As [`effect`](Self::effect), on the I/O thread, for the calls that take a handle and
-    /// return one.
-    pub(crate) async fn effect_on_handle<F>(
-        self: &Arc<Self>,
-        handle: Handle,
-        send: impl Fn(Rpc, v1::HandleRequest) -> F + Send + Sync + 'static,
-    ) -> Result<Handle, Error>
-    where
-        F: Future<Output = Result<Response<v1::HandleReply>, Status>> + Send + 'static,
-    {
-        self.run(move |session| async move {
-            let reply = session
-                .effect(CALL_DEADLINE, |request_id| {
-                    let handle = Some(handle.into());
-                    send(
-                        session.rpc.clone(),
-                        v1::HandleRequest { handle, request_id },
-                    )
-                })
-                .await
-                .map_err(|error| error.about(handle))?;
-            Ok(HandleReply::try_from(reply)?.handle)
-        })
-        .await
-    }
-
     /// Queues something for the housekeeper.
     pub(crate) fn queue(&self, chore: Chore) {
         // In a forked child nobody would hear it, and the queue's locks may be held for ever.
@@ -229,23 +165,6 @@ impl Session {
             // It fails after the end of the session, when there is nothing left to do.
             let _ = self.chores.send(chore);
         }
-    }
-
-    /// Queues a call whose outcome nobody waits for.
-    pub(crate) fn queue_call<R, F>(
-        self: &Arc<Self>,
-        what: &'static str,
-        send: impl FnMut(u64) -> F + Send + 'static,
-    ) where
-        F: Future<Output = Result<Response<R>, Status>> + Send + 'static,
-        R: Send + 'static,
-    {
-        let session = Arc::clone(self);
-        self.queue(Chore::Call(Box::pin(async move {
-            if let Err(error) = session.effect(CALL_DEADLINE, send).await {
-                tracing::debug!(what, %error, "queued call failed");
-            }
-        })));
     }
 
     /// Has the housekeeper look at what is still in use.
@@ -306,18 +225,6 @@ impl std::fmt::Debug for Session {
             .field("number", &self.number)
             .field("socket", &self.socket)
             .finish_non_exhaustive()
-    }
-}
-
-/// Makes a call once.
-pub(crate) async fn call<R>(
-    deadline: Duration,
-    call: impl Future<Output = Result<Response<R>, Status>>,
-) -> Result<R, Error> {
-    match timeout(deadline, call).await {
-        Ok(Ok(response)) => Ok(response.into_inner()),
-        Ok(Err(status)) => Err(Error::from_status(&status)),
-        Err(_) => Err(Error::NoAnswer { waited: deadline }),
     }
 }
 

@@ -14,6 +14,7 @@
 
 mod daemon;
 mod memory;
+mod proxy;
 mod puppet;
 mod random;
 pub mod rpc;
@@ -24,6 +25,7 @@ mod wait;
 
 pub use daemon::{DaemonProcess, TestDaemon};
 pub use memory::{Mapped, abandoned_segments, mappings_of, open_fds, processes_with};
+pub use proxy::Proxy;
 pub use puppet::{Puppet, Puppets, Setup};
 pub use random::Random;
 pub use rpc::Rpc;

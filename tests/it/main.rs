@@ -10,6 +10,7 @@ mod complaints;
 mod death;
 mod errors;
 mod hand_over;
+mod link;
 mod once;
 
 use harness::Puppets;

@@ -1,6 +1,7 @@
 //! [`crate::Client`] without `.await`.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use goumem_alloc::SessionNumber;
 use goumem_proto::model::{
@@ -40,6 +41,11 @@ impl ClientBuilder {
     /// As [`crate::ClientBuilder::label`].
     pub fn label(self, label: impl Into<String>) -> Self {
         Self(self.0.label(label))
+    }
+
+    /// As [`crate::ClientBuilder::call_deadline`].
+    pub fn call_deadline(self, deadline: Duration) -> Self {
+        Self(self.0.call_deadline(deadline))
     }
 
     /// As [`crate::ClientBuilder::connect`].

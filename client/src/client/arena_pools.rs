@@ -11,9 +11,10 @@ use goumem_proto::v1;
 
 use super::{Client, destroy_request, os_access, parse_name};
 use crate::arena_pool::{ArenaCore, ArenaPool};
+use crate::connect::Rpc;
 use crate::error::Error;
 use crate::options::ArenaPoolOptions;
-use crate::session::{self, CALL_DEADLINE, Session, insert_mapped, mapped};
+use crate::session::{Session, insert_mapped, mapped};
 
 impl Client {
     /// Creates an arena pool.
@@ -59,8 +60,11 @@ impl Client {
         let opened = self
             .run(move |session| async move {
                 let request = v1::OpenArenaPoolRequest::from(open);
-                let reply =
-                    session::call(CALL_DEADLINE, session.rpc.arenas().open(request)).await?;
+                let open = |rpc: Rpc| {
+                    let request = request.clone();
+                    async move { rpc.arenas().open(request).await }
+                };
+                let reply = session.ask(open).await?;
                 Ok(OpenedArenaPool::try_from(reply)?)
             })
             .await?;
@@ -97,10 +101,9 @@ impl Client {
         let name: PoolName = parse_name("arena pool", name)?;
         self.run(move |session| async move {
             session
-                .effect(CALL_DEADLINE, |request_id| {
-                    let mut arenas = session.rpc.arenas();
+                .effect(|rpc, request_id| {
                     let request = destroy_request(&name, request_id);
-                    async move { arenas.destroy(request).await }
+                    async move { rpc.arenas().destroy(request).await }
                 })
                 .await?;
             Ok(())
@@ -114,8 +117,9 @@ impl Client {
     /// [`Error::Transport`] and the like.
     pub async fn list_arena_pools(&self) -> Result<Vec<ArenaPoolInfo>, Error> {
         self.run(|session| async move {
-            let list = v1::ListArenaPoolsRequest {};
-            let reply = session::call(CALL_DEADLINE, session.rpc.arenas().list(list)).await?;
+            let list =
+                |rpc: Rpc| async move { rpc.arenas().list(v1::ListArenaPoolsRequest {}).await };
+            let reply = session.ask(list).await?;
             Ok(Vec::try_from(reply)?)
         })
         .await
@@ -128,8 +132,12 @@ impl Client {
     pub async fn stat_arena_pool(&self, name: &str) -> Result<ArenaPoolStat, Error> {
         let name: PoolName = parse_name("arena pool", name)?;
         self.run(|session| async move {
-            let stat = v1::StatPoolRequest { name: name.into() };
-            let reply = session::call(CALL_DEADLINE, session.rpc.arenas().stat(stat)).await?;
+            let request = v1::StatPoolRequest { name: name.into() };
+            let stat = |rpc: Rpc| {
+                let request = request.clone();
+                async move { rpc.arenas().stat(request).await }
+            };
+            let reply = session.ask(stat).await?;
             Ok(ArenaPoolStat::try_from(reply)?)
         })
         .await
@@ -144,7 +152,9 @@ impl Client {
                 if let Some(core) = mapped(&session.arena_pools, &key) {
                     return Ok(core);
                 }
-                let memory = session.fd.map_arena_pool(&opened.pool, access).await?;
+                let memory = session
+                    .hand_over(|| session.fd.map_arena_pool(&opened.pool, access))
+                    .await?;
                 let core = ArenaCore::new(Arc::clone(&session), opened.pool, memory);
                 Ok(insert_mapped(&session.arena_pools, key, core))
             })
@@ -159,15 +169,15 @@ async fn create_arena_pool(
     or_open: bool,
 ) -> Result<OpenedArenaPool, Error> {
     let reply = session
-        .effect(CALL_DEADLINE, |request_id| {
+        .effect(|rpc, request_id| {
             let request_id = RequestId::new(request_id);
             let create = CreateArenaPool {
                 request_id,
                 ..create.clone()
             };
             let request = v1::CreateArenaPoolRequest::from(create);
-            let mut arenas = session.rpc.arenas();
             async move {
+                let mut arenas = rpc.arenas();
                 if or_open {
                     arenas.open_or_create(request).await
                 } else {

@@ -9,10 +9,11 @@ use goumem_proto::name::PoolName;
 use goumem_proto::v1;
 
 use super::{Client, destroy_request, os_access, parse_name};
+use crate::connect::Rpc;
 use crate::error::Error;
 use crate::options::PoolOptions;
 use crate::pool::{Pool, PoolCore};
-use crate::session::{self, CALL_DEADLINE, Session, insert_mapped, mapped};
+use crate::session::{Session, insert_mapped, mapped};
 
 impl Client {
     /// Creates a pool.
@@ -55,7 +56,11 @@ impl Client {
         let opened = self
             .run(move |session| async move {
                 let request = v1::OpenPoolRequest::from(open);
-                let reply = session::call(CALL_DEADLINE, session.rpc.pools().open(request)).await?;
+                let open = |rpc: Rpc| {
+                    let request = request.clone();
+                    async move { rpc.pools().open(request).await }
+                };
+                let reply = session.ask(open).await?;
                 Ok(OpenedPool::try_from(reply)?)
             })
             .await?;
@@ -94,10 +99,9 @@ impl Client {
         let name: PoolName = parse_name("pool", name)?;
         self.run(move |session| async move {
             session
-                .effect(CALL_DEADLINE, |request_id| {
-                    let mut pools = session.rpc.pools();
+                .effect(|rpc, request_id| {
                     let request = destroy_request(&name, request_id);
-                    async move { pools.destroy(request).await }
+                    async move { rpc.pools().destroy(request).await }
                 })
                 .await?;
             Ok(())
@@ -111,8 +115,8 @@ impl Client {
     /// [`Error::Transport`] and the like.
     pub async fn list_pools(&self) -> Result<Vec<PoolInfo>, Error> {
         self.run(|session| async move {
-            let list = v1::ListPoolsRequest {};
-            let reply = session::call(CALL_DEADLINE, session.rpc.pools().list(list)).await?;
+            let list = |rpc: Rpc| async move { rpc.pools().list(v1::ListPoolsRequest {}).await };
+            let reply = session.ask(list).await?;
             Ok(Vec::try_from(reply)?)
         })
         .await
@@ -125,8 +129,12 @@ impl Client {
     pub async fn stat_pool(&self, name: &str) -> Result<PoolStat, Error> {
         let name: PoolName = parse_name("pool", name)?;
         self.run(|session| async move {
-            let stat = v1::StatPoolRequest { name: name.into() };
-            let reply = session::call(CALL_DEADLINE, session.rpc.pools().stat(stat)).await?;
+            let request = v1::StatPoolRequest { name: name.into() };
+            let stat = |rpc: Rpc| {
+                let request = request.clone();
+                async move { rpc.pools().stat(request).await }
+            };
+            let reply = session.ask(stat).await?;
             Ok(PoolStat::try_from(reply)?)
         })
         .await
@@ -141,7 +149,9 @@ impl Client {
                 if let Some(core) = mapped(&session.pools, &key) {
                     return Ok(core);
                 }
-                let memory = session.fd.map_pool(&opened.pool, access).await?;
+                let memory = session
+                    .hand_over(|| session.fd.map_pool(&opened.pool, access))
+                    .await?;
                 let core = PoolCore::new(Arc::clone(&session), opened.pool, memory)?;
                 Ok(insert_mapped(&session.pools, key, core))
             })
@@ -156,15 +166,15 @@ async fn create_pool(
     or_open: bool,
 ) -> Result<OpenedPool, Error> {
     let reply = session
-        .effect(CALL_DEADLINE, |request_id| {
+        .effect(|rpc, request_id| {
             let request_id = RequestId::new(request_id);
             let create = CreatePool {
                 request_id,
                 ..create.clone()
             };
             let request = v1::CreatePoolRequest::from(create);
-            let mut pools = session.rpc.pools();
             async move {
+                let mut pools = rpc.pools();
                 if or_open {
                     pools.open_or_create(request).await
                 } else {

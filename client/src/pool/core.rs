@@ -7,6 +7,7 @@ use std::time::Duration;
 use goumem_alloc::{Handle, Placement, PoolId, SizeClass};
 use goumem_proto::model::{Lease, PoolInfo, ProtocolError, ReturnSpans, SpanInfo, SpanSpec};
 use goumem_proto::reason::Reason;
+use goumem_proto::v1::control_request::Call;
 use goumem_proto::{model, v1};
 use goumem_shm::leased_span::SpanLease;
 use goumem_shm::os::{Access, fork};
@@ -21,7 +22,7 @@ use crate::in_use::{CountsUsers, InUse};
 use crate::local_heap::{HeapAgent, Trim};
 use crate::pool::alloc::Want;
 use crate::pool::heaps::Heaps;
-use crate::session::{CALL_DEADLINE, Session};
+use crate::session::Session;
 
 /// How often a lease is repeated that brought only full spans: abandoned ones come with whatever
 /// lives in them.
@@ -247,21 +248,26 @@ impl PoolCore {
 
     async fn call_lease(&self, spec: SpanSpec, count: u32) -> Result<Vec<SpanInfo>, Error> {
         let pool_id = self.info.pool_id;
-        let reply = self
+        let call = |request_id| {
+            let lease = Lease {
+                pool_id,
+                spec,
+                count,
+                request_id: model::RequestId::new(request_id),
+            };
+            Call::Lease(lease.into())
+        };
+        let reply: v1::LeaseReply = self
             .session
-            .effect(CALL_DEADLINE, |request_id| {
-                let mut pools = self.session.rpc.pools();
-                let request_id = model::RequestId::new(request_id);
-                let lease = v1::LeaseRequest::from(Lease {
-                    pool_id,
-                    spec,
-                    count,
-                    request_id,
-                });
-                async move { pools.lease(lease).await }
-            })
-            .await?;
+            .control(call)
+            .await
+            .map_err(|error| self.name_loss(error))?;
         Ok(Vec::try_from(reply)?)
+    }
+
+    /// Says what an error means for this pool.
+    pub(crate) fn name_loss(&self, error: Error) -> Error {
+        error.in_pool(self.info.name.as_str())
     }
 
     /// Walks through the heaps for spans to give back.
@@ -291,19 +297,15 @@ impl PoolCore {
                 })
                 .collect();
             let pool_id = self.info.pool_id;
-            self.session
-                .effect(CALL_DEADLINE, |request_id| {
-                    let mut pools = self.session.rpc.pools();
-                    let request_id = model::RequestId::new(request_id);
-                    let spans = spans.clone();
-                    let request = v1::ReturnSpansRequest::from(ReturnSpans {
-                        pool_id,
-                        spans,
-                        request_id,
-                    });
-                    async move { pools.return_spans(request).await }
-                })
-                .await?;
+            let call = |request_id| {
+                let returned = ReturnSpans {
+                    pool_id,
+                    spans: spans.clone(),
+                    request_id: model::RequestId::new(request_id),
+                };
+                Call::ReturnSpans(returned.into())
+            };
+            let _: v1::ReturnSpansReply = self.session.control(call).await?;
         }
         Ok(())
     }

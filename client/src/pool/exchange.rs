@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use goumem_alloc::Handle;
-use goumem_proto::v1;
+use goumem_proto::v1::control_request::Call;
 use goumem_shm::{AccessError, OwnedBlock, PoolMemory, ShmType};
 
 use super::Pool;
@@ -133,10 +133,9 @@ impl Pool {
         let pin = Pin::prepare(self.core.clone(), handle)?;
         self.core
             .session
-            .effect_on_handle(handle, |rpc, request: v1::HandleRequest| async move {
-                rpc.pools().pin(request).await
-            })
-            .await?;
+            .control_on_handle(handle, Call::Pin)
+            .await
+            .map_err(|error| self.core.name_loss(error))?;
         Ok(pin.pinned())
     }
 
@@ -152,8 +151,8 @@ impl Pool {
 
 /// Keeps a block by RPC.
 pub(crate) async fn keep(core: &Arc<super::PoolCore>, handle: Handle) -> Result<Handle, Error> {
-    let call = |rpc: crate::connect::Rpc, request| async move { rpc.pools().keep(request).await };
-    core.session.effect_on_handle(handle, call).await
+    let kept = core.session.control_on_handle(handle, Call::Keep).await;
+    kept.map_err(|error| core.name_loss(error))
 }
 
 /// The payload starts at a multiple of 2 MiB in the mapping, so an offset is as aligned as its

@@ -9,8 +9,8 @@ use goumem_proto::v1;
 
 use super::Pool;
 use crate::client::parse_name;
+use crate::connect::Rpc;
 use crate::error::Error;
-use crate::session::{self, CALL_DEADLINE};
 
 impl Pool {
     /// Gives the block of this session a name in the pool, and keeps it: it outlives the session.
@@ -51,7 +51,7 @@ impl Pool {
             .session
             .run(move |session| async move {
                 session
-                    .effect(CALL_DEADLINE, |request_id| {
+                    .effect(|rpc, request_id| {
                         let request_id = RequestId::new(request_id);
                         let name = name.clone();
                         let publish = Publish {
@@ -60,8 +60,8 @@ impl Pool {
                             replace,
                             request_id,
                         };
-                        let mut pools = session.rpc.pools();
-                        async move { pools.publish(v1::PublishRequest::from(publish)).await }
+                        let publish = v1::PublishRequest::from(publish);
+                        async move { rpc.pools().publish(publish).await }
                     })
                     .await
                     .map_err(|error| error.about(handle))?;
@@ -83,8 +83,11 @@ impl Pool {
             .session
             .run(move |session| async move {
                 let request = v1::LookupRequest::from(lookup);
-                let mut pools = session.rpc.pools();
-                let reply = session::call(CALL_DEADLINE, pools.lookup(request)).await?;
+                let lookup = |rpc: Rpc| {
+                    let request = request.clone();
+                    async move { rpc.pools().lookup(request).await }
+                };
+                let reply = session.ask(lookup).await?;
                 Ok(BlockInfo::try_from(reply)?.handle)
             })
             .await
@@ -102,7 +105,7 @@ impl Pool {
             .session
             .run(move |session| async move {
                 let reply = session
-                    .effect(CALL_DEADLINE, |request_id| {
+                    .effect(|rpc, request_id| {
                         let request_id = RequestId::new(request_id);
                         let name = name.clone();
                         let withdraw = Withdraw {
@@ -111,8 +114,8 @@ impl Pool {
                             free: false,
                             request_id,
                         };
-                        let mut pools = session.rpc.pools();
-                        async move { pools.withdraw(v1::WithdrawRequest::from(withdraw)).await }
+                        let withdraw = v1::WithdrawRequest::from(withdraw);
+                        async move { rpc.pools().withdraw(withdraw).await }
                     })
                     .await?;
                 Ok(HandleReply::try_from(reply)?.handle)
@@ -130,8 +133,8 @@ impl Pool {
             .session
             .run(move |session| async move {
                 let request = v1::ListKeptRequest::from(ListKept { pool_id });
-                let mut pools = session.rpc.pools();
-                let reply = session::call(CALL_DEADLINE, pools.list_kept(request)).await?;
+                let list = |rpc: Rpc| async move { rpc.pools().list_kept(request).await };
+                let reply = session.ask(list).await?;
                 Ok(Vec::try_from(reply)?)
             })
             .await
