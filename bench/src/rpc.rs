@@ -92,6 +92,7 @@ impl Caller {
         let open = v1::OpenSessionRequest {
             label: "goumem-bench".to_owned(),
             ttl_ms: 0,
+            ..Default::default()
         };
         let opened = SessionServiceClient::new(channel.clone())
             .open(open)

@@ -90,6 +90,7 @@ impl Session {
         // watches this process, not the clock.
         let open = OpenSession {
             label,
+            nonce: None,
             ttl: goumem_proto::model::DEFAULT_TTL,
         };
         let reply = call(

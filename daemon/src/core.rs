@@ -37,6 +37,8 @@ use registry::{AnyPool, Registry};
 pub struct Core {
     limits: Limits,
     fd_socket: Option<String>,
+    /// Which run of the daemon this is; never 0.
+    epoch: u64,
     shared: Arc<Shared>,
     registry: Mutex<Registry>,
     sessions: Sessions,
@@ -68,6 +70,7 @@ impl Core {
             sessions: Sessions::new(usize::try_from(limits.max_sessions).unwrap_or(usize::MAX)),
             limits,
             fd_socket,
+            epoch: u64::from(getrandom::u32().unwrap_or(1).max(1)),
             shared,
             registry: Mutex::new(Registry::default()),
             watch,
@@ -104,6 +107,8 @@ impl Core {
             page_bytes: PAGE_BYTES,
             fd_socket: self.fd_socket.clone().filter(|_| caller.pidfd.is_some()),
             layout_version: LAYOUT_VERSION,
+            epoch: self.epoch,
+            quarantined: 0,
             uptime: now.saturating_duration_since(self.shared.started),
         })
     }

@@ -111,7 +111,7 @@ impl Rpc {
     pub fn open_session(&self) -> v1::OpenSessionReply {
         let request = v1::OpenSessionRequest {
             label: "raw".to_owned(),
-            ttl_ms: 0,
+            ..Default::default()
         };
         call!(*self, sessions.open(request)).unwrap()
     }

@@ -51,6 +51,7 @@ impl Core {
             token: *session.token(),
             may_map: session.may_map,
             fd_socket: self.fd_socket.clone().filter(|_| session.may_map),
+            epoch: self.epoch,
             ttl: session.ttl,
         })
     }
@@ -66,6 +67,8 @@ impl Core {
             session: session.number,
             serial: session.serial,
             highest_request_id: session.highest_request(),
+            epoch: self.epoch,
+            fd_socket: self.fd_socket.clone().filter(|_| session.may_map),
         })
     }
 

@@ -96,6 +96,7 @@ impl Daemon {
     fn caller_of(&self, anonymous: Caller) -> Caller {
         let open = OpenSession {
             label: Label::default(),
+            nonce: None,
             ttl: Duration::from_secs(30),
         };
         let opened = self.core.open_session(&anonymous, open, self.now).unwrap();

@@ -90,7 +90,7 @@ impl Session {
     async fn open(channel: Channel) -> Self {
         let request = v1::OpenSessionRequest {
             label: "test".to_owned(),
-            ttl_ms: 0,
+            ..Default::default()
         };
         let mut sessions = SessionServiceClient::new(channel.clone());
         let opened = sessions.open(request).await.unwrap().into_inner();
@@ -283,6 +283,7 @@ async fn silent_remote_session_ends_by_itself() {
     let request = v1::OpenSessionRequest {
         label: String::new(),
         ttl_ms: 100,
+        ..Default::default()
     };
     let mut sessions = SessionServiceClient::new(channel.clone());
     sessions.open(request).await.unwrap();

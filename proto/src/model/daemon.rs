@@ -29,6 +29,10 @@ message! {
         fd_socket: Option<String>,
         /// Version of the layout of segments.
         layout_version: u32,
+        /// Which run of the daemon this is; never 0.
+        epoch: u64,
+        /// Pools, sessions and records that could not be believed at its start.
+        quarantined: u32,
     }
     millis {
         /// How long it has run.

@@ -9,7 +9,7 @@ use goumem_alloc::{
 };
 use prost::bytes::Bytes;
 
-use super::{Access, Backing, ProtocolError, RequestId, SessionToken};
+use super::{Access, Backing, OpenNonce, ProtocolError, RequestId, SessionToken};
 use crate::name::{ArenaName, BlockName, Label, NameError, PoolName};
 use crate::reason::Reason;
 use crate::v1;
@@ -251,6 +251,22 @@ impl Field<Vec<u8>> for SessionToken {
 
     fn into_wire(self) -> Vec<u8> {
         self.as_bytes().to_vec()
+    }
+}
+
+// No bytes mean none.
+impl Field<Vec<u8>> for Option<OpenNonce> {
+    fn from_wire(field: &'static str, wire: Vec<u8>) -> Result<Self, ProtocolError> {
+        if wire.is_empty() {
+            return Ok(None);
+        }
+        OpenNonce::try_from(wire.as_slice())
+            .map(Some)
+            .map_err(|_| ProtocolError::invalid(field, wire.len(), "must have 16 bytes or none"))
+    }
+
+    fn into_wire(self) -> Vec<u8> {
+        self.map_or_else(Vec::new, |nonce| nonce.to_vec())
     }
 }
 

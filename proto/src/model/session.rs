@@ -66,12 +66,17 @@ message! {
     OpenSession <=> OpenSessionRequest {
         /// For people.
         label: Label,
+        /// Makes a retry open no second session.
+        nonce: Option<OpenNonce>,
     }
     millis {
         /// Remote sessions: lifetime past the last call, [`MIN_TTL`] to [`MAX_TTL`].
         ttl <=> ttl_ms: Duration = ttl,
     }
 }
+
+/// What a process makes up so that opening a session may be retried.
+pub type OpenNonce = [u8; 16];
 
 fn ttl(field: &'static str, wire: u64) -> Result<Duration, ProtocolError> {
     let ttl = if wire == 0 {
@@ -94,7 +99,7 @@ message! {
     OpenedSession <=> OpenSessionReply {
         /// The number that slot words carry as owner.
         session: SessionNumber = parse::client_session,
-        /// Never repeats while the daemon lives.
+        /// Never repeats.
         serial: u64,
         /// The secret to send with every call.
         token: SessionToken,
@@ -102,6 +107,8 @@ message! {
         may_map: bool,
         /// Path of the socket that hands out memory, if it may map.
         fd_socket: Option<String>,
+        /// Which run of the daemon answers.
+        epoch: u64,
     }
     millis {
         /// Lifetime past the last call; none if it ends with its process.
@@ -124,14 +131,17 @@ impl fmt::Debug for v1::OpenSessionReply {
 
 message! {
     /// A session as it continues on a new connection.
-    #[derive(Copy)]
     ResumedSession <=> ResumeSessionReply {
         /// The number that slot words carry as owner.
         session: SessionNumber = parse::client_session,
-        /// Never repeats while the daemon lives.
+        /// Never repeats.
         serial: u64,
-        /// The highest id the session has used: the next call's must be above it.
+        /// The highest id of the session that the daemon knows.
         highest_request_id: RequestId,
+        /// Which run of the daemon answers: another one after a restart.
+        epoch: u64,
+        /// Path of the socket that hands out memory, if it may map.
+        fd_socket: Option<String>,
     }
 }
 
@@ -232,7 +242,7 @@ message! {
     SessionInfo <=> SessionInfo {
         /// Its number.
         session: SessionNumber = parse::client_session,
-        /// Never repeats while the daemon lives.
+        /// Never repeats.
         serial: u64,
         /// Its user.
         uid: u32,

@@ -49,6 +49,7 @@ fn names_that_break_the_rule_are_refused() {
         let open = v1::OpenSessionRequest {
             label: label.to_owned(),
             ttl_ms: 0,
+            ..Default::default()
         };
         call!(scene.rpc, sessions.open(open)).map(|_| ())
     };

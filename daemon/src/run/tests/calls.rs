@@ -224,6 +224,7 @@ async fn remote_session_works_but_may_not_map() {
     let request = v1::OpenSessionRequest {
         label: String::new(),
         ttl_ms: 60_000,
+        ..Default::default()
     };
     let mut sessions = SessionServiceClient::new(channel.clone());
     let opened = sessions.open(request).await.unwrap().into_inner();

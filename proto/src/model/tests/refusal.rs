@@ -358,7 +358,24 @@ fn sessions_arenas_and_bytes_that_make_no_sense_are_refused() {
         refused::<OpenSession, _>(wire, "ttl_ms");
     }
     let label = "\u{1b}]0;".to_owned();
-    refused::<OpenSession, _>(v1::OpenSessionRequest { label, ttl_ms: 0 }, "label");
+    for (wire, field) in [
+        (
+            v1::OpenSessionRequest {
+                label,
+                ..Default::default()
+            },
+            "label",
+        ),
+        (
+            v1::OpenSessionRequest {
+                nonce: vec![1; 15],
+                ..Default::default()
+            },
+            "nonce",
+        ),
+    ] {
+        refused::<OpenSession, _>(wire, field);
+    }
     for session in [0, 65_535, 65_536] {
         refused::<KillSession, _>(v1::KillSessionRequest { session, serial: 0 }, "session");
     }

@@ -38,12 +38,17 @@ fn daemon_and_session_messages_survive_the_wire() {
         page_bytes: 65_536,
         fd_socket: Some("/run/goumem/goumemd.fd.sock".into()),
         layout_version: 1,
+        epoch: 3,
+        quarantined: 1,
         uptime: Duration::from_secs(99),
     });
-    survives::<v1::OpenSessionRequest, _>(OpenSession {
-        label: "".parse().unwrap(),
-        ttl: MIN_TTL,
-    });
+    for nonce in [None, Some([7; 16])] {
+        survives::<v1::OpenSessionRequest, _>(OpenSession {
+            label: "".parse().unwrap(),
+            nonce,
+            ttl: MIN_TTL,
+        });
+    }
     for (fd_socket, ttl) in [(Some("/x".to_owned()), None), (None, Some(DEFAULT_TTL))] {
         let session = SessionNumber::new(1);
         let token = SessionToken::new([0xa5; 16]);
@@ -54,6 +59,7 @@ fn daemon_and_session_messages_survive_the_wire() {
             token,
             may_map,
             fd_socket,
+            epoch: 4,
             ttl,
         });
         survives::<v1::KeepAliveReply, _>(RenewedSession { ttl });
@@ -62,6 +68,8 @@ fn daemon_and_session_messages_survive_the_wire() {
         session: SessionNumber::new(1),
         serial: 9,
         highest_request_id: ID,
+        epoch: 5,
+        fd_socket: Some("/x".to_owned()),
     });
     for event in [
         Event::Welcome,
