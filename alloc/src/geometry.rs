@@ -17,6 +17,7 @@
 //!           entries        n × 8 B      the page map
 //!           page records   n × 32 B
 //!           records        65 536 × 128 B
+//!           members        65 536 × 8 B, one for each session number
 //! ```
 //!
 //! The tables are sparse: they are committed with the spans that use them.
@@ -49,6 +50,8 @@ pub const PAGE_RECORD_BYTES: u64 = 32;
 pub const RECORD_BYTES: u64 = 128;
 /// Records of each pool and arena pool.
 pub const MAX_RECORDS: u32 = 1 << 16;
+/// Bytes of all member words of a pool: one for each session number.
+pub const MEMBERS_BYTES: u64 = (1 << 16) * WORD_BYTES;
 
 /// Bytes of dense slot words per page: 64 slots of 1 KiB.
 const DENSE_BYTES: u64 = PAGE_BYTES / 1024 * WORD_BYTES;
@@ -158,7 +161,7 @@ impl PoolGeometry {
     /// Returns the length of the CONTROL segment, a multiple of 64 KiB.
     #[must_use]
     pub const fn control_bytes(&self) -> u64 {
-        align(self.records_range().end, PAGE_BYTES)
+        align(self.members_range().end, PAGE_BYTES)
     }
 
     /// Returns where the page notes lie in DATA.
@@ -219,6 +222,13 @@ impl PoolGeometry {
     #[must_use]
     pub const fn records_range(&self) -> Range<u64> {
         self.records..self.records + MAX_RECORDS as u64 * RECORD_BYTES
+    }
+
+    /// Returns where the member words lie in CONTROL.
+    #[must_use]
+    pub const fn members_range(&self) -> Range<u64> {
+        let start = self.records_range().end;
+        start..start + MEMBERS_BYTES
     }
 
     /// Returns the page that `offset` in DATA lies on, or `None` outside the payload.

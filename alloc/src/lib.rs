@@ -14,8 +14,8 @@ mod units;
 
 pub use geometry::{
     ARENA_SLOT_BYTES, ArenaGeometry, ENTRY_BYTES, GeometryError, HEADER_BYTES, MAX_ARENA_BYTES,
-    MAX_ARENA_POOL_BYTES, MAX_ARENAS, MAX_RECORDS, NOTE_BYTES, PAGE_RECORD_BYTES, PoolGeometry,
-    RECORD_BYTES, WORD_BYTES,
+    MAX_ARENA_POOL_BYTES, MAX_ARENAS, MAX_RECORDS, MEMBERS_BYTES, NOTE_BYTES, PAGE_RECORD_BYTES,
+    PoolGeometry, RECORD_BYTES, WORD_BYTES,
 };
 pub use handle::{Handle, HandleError, HandleKind};
 pub use page_heap::{PageHeap, QuotaError, Reservation, ReserveError};

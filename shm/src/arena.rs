@@ -155,6 +155,27 @@ impl<'a> ArenaWords<'a> {
         Some(generation)
     }
 
+    /// Hands an arena that the daemon claimed to the session it is for: EXCLUSIVE(daemon) →
+    /// EXCLUSIVE(to).
+    ///
+    /// The daemon gets an arena for somebody in these two steps, with a record of the request in
+    /// between: the session itself may claim an arena at any time, and after a crash the two could
+    /// not be told apart.
+    ///
+    /// # Errors
+    /// `Stale`, `NotOwner`, `Shared`.
+    pub fn hand_over(self, generation: Generation, to: SessionNumber) -> Result<(), ArenaRefusal> {
+        let found = self.exclusive(generation, SessionNumber::DAEMON)?;
+        let next = ArenaSnapshot::pack(generation, to, ArenaState::Exclusive);
+        // ORDERING: AcqRel, pairs with `load`.
+        // CRASH: before it the arena is the daemon's, and recovery hands it over if the request
+        // stands in ROOT, else frees it; after it the sweep of `to` finds the word.
+        self.word
+            .compare_exchange(found.0, next.0, Ordering::AcqRel, Ordering::Relaxed)
+            .map(|_| ())
+            .map_err(|_| ArenaRefusal::Stale)
+    }
+
     /// Gives an arena back: EXCLUSIVE(owner) → FREE with the next generation.
     ///
     /// # Errors

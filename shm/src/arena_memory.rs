@@ -8,9 +8,10 @@ use goumem_alloc::{
 use crate::arena::{ArenaRefusal, ArenaWords, WaitersFlag};
 use crate::error::{AccessError, SegmentRefusal};
 use crate::header::{Header, HeaderPage, PoolKind, SegmentRole};
+use crate::member::MemberWord;
 use crate::os::fork::in_child_of_init;
 use crate::os::{MapPlan, Mapping};
-use crate::pool_memory::{header_page, read_header, write_header};
+use crate::pool_memory::{header_page, member_word, read_header, write_header};
 use crate::records::{RECORD_WORDS, RecordSlot};
 
 mod access;
@@ -139,6 +140,14 @@ impl ArenaMemory {
         RecordSlot::new(self.control.atomic_slice_u64(offset, RECORD_WORDS).ok()?)
     }
 
+    /// Returns the member word of a session.
+    ///
+    /// # Panics
+    /// Never: there is a word for each number, and CONTROL's length was checked.
+    pub fn member(&self, session: SessionNumber) -> MemberWord<'_> {
+        member_word(&self.control, &self.geometry.members_range(), session)
+    }
+
     /// Returns the words of an arena, or `None` past the last one.
     pub fn words(&self, index: u32) -> Option<ArenaWords<'_>> {
         if index >= self.geometry.arenas() {
@@ -219,6 +228,17 @@ impl ArenaMemory {
             let generation = self.words(index)?.claim(session)?;
             Some(self.handle(index, generation))
         })
+    }
+
+    /// Hands an arena that the daemon claimed for itself to the session it is for.
+    ///
+    /// # Errors
+    /// As `locate`; `Stale`, `NotOwner`, `Shared`, `ReadOnly`.
+    pub fn hand_over(&self, handle: Handle, to: SessionNumber) -> Result<(), AccessError> {
+        let (_, words) = self.writable_words(handle)?;
+        words
+            .hand_over(handle.generation(), to)
+            .map_err(|r| refusal(r, handle))
     }
 
     /// Gives an arena back.

@@ -1,12 +1,13 @@
 //! The first page of a segment: what it is, for which pool, with which geometry. Magic is
 //! written last and checked first, so a half-made segment is refused as such. Everything in it
-//! but state, capacity and epoch is fixed at creation.
+//! but state, capacity, epoch and instance is fixed at creation.
 //!
 //! ```text
 //! word 0 magic   1 layout version:32 | kind:32   2 pool id   3 state   4 daemon epoch
 //!      5 pages or arenas      6 capacity in bytes, or bytes of an arena
 //!      7 uid:32 | gid:32      8 mode:32 | backing:32     9 DATA length in bytes
-//!      10 name length    16…23 name, 64 bytes, zero-padded
+//!      10 name length    11 serial of the session that made it   12 its request id, 0 for none
+//!      13 instance of the daemon's ROOT      16…23 name, 64 bytes, zero-padded
 //!      511 (DATA of an arena pool) waiters: somebody waits for an arena
 //! ```
 
@@ -85,8 +86,21 @@ pub struct Header {
     pub backing: u32,
     /// Length of DATA in bytes, for a cross-check.
     pub data_bytes: u64,
+    /// Which ROOT it belongs to.
+    pub instance: u64,
+    /// Which request made it, so that a retry finds it.
+    pub made_by: MadeBy,
     /// The pool's name.
     pub name: String,
+}
+
+/// The request that made a pool.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MadeBy {
+    /// The serial of its session.
+    pub serial: u64,
+    /// Its id; 0 for none.
+    pub request_id: u64,
 }
 
 /// The words of a header page.
@@ -125,6 +139,9 @@ impl<'a> HeaderPage<'a> {
         set(8, u64::from(header.mode) << 32 | u64::from(header.backing));
         set(9, header.data_bytes);
         set(10, name.len() as u64);
+        set(11, header.made_by.serial);
+        set(12, header.made_by.request_id);
+        set(13, header.instance);
         let mut padded = [0u8; MAX_NAME_BYTES];
         padded[..name.len()].copy_from_slice(name);
         for (i, bytes) in padded.as_chunks::<8>().0.iter().enumerate() {
@@ -187,6 +204,11 @@ impl<'a> HeaderPage<'a> {
             mode: high(8),
             backing: low(8),
             data_bytes: word(9),
+            instance: word(13),
+            made_by: MadeBy {
+                serial: word(11),
+                request_id: word(12),
+            },
             name: String::from_utf8(name).map_err(|_| corrupt("name", NAME_WORD))?,
         })
     }
@@ -216,6 +238,14 @@ impl<'a> HeaderPage<'a> {
     /// CRASH: one step.
     pub fn set_unit_bytes(self, bytes: u64) {
         self.0[6].store(bytes, Ordering::Relaxed);
+    }
+
+    /// Records which run of the daemon has it now, of which ROOT.
+    ///
+    /// CRASH: both are compared with ROOT at the next start; of an older epoch nothing follows.
+    pub fn set_run(self, instance: u64, epoch: u64) {
+        self.0[13].store(instance, Ordering::Relaxed);
+        self.0[4].store(epoch, Ordering::Relaxed);
     }
 
     /// Returns the word that says whether somebody waits for an arena.
@@ -251,6 +281,11 @@ mod tests {
             mode: 0o640,
             backing: 1,
             data_bytes: 1 << 24,
+            instance: 5,
+            made_by: MadeBy {
+                serial: 9,
+                request_id: 1,
+            },
             name: "frames".to_owned(),
         }
     }

@@ -1,7 +1,8 @@
 //! Mappings, slot words, page map and leased spans of goumem: all of its unsafe code.
 //!
 //! Bottom up: [`os`] (segments, mappings, fds, pidfds) and [`sync`] (atomics) → the words
-//! ([`slot`], [`shape`], [`page_map`], [`note`], [`records`], [`header`], [`arena`]) →
+//! ([`slot`], [`shape`], [`page_map`], [`note`], [`records`], [`member`], [`header`], [`arena`],
+//! [`root`]) →
 //! [`pool_memory`] and [`arena_memory`] (from a handle to a block) → [`leased_span`] (which
 //! blocks are free) → [`block`] (typed references). docs/layout.md has every bit.
 //!
@@ -64,9 +65,11 @@ mod bitmap;
 pub mod crash;
 pub mod error;
 pub mod header;
+pub mod member;
 pub mod note;
 pub mod page_map;
 pub mod records;
+pub mod root;
 pub mod shape;
 pub mod slot;
 pub mod sync;

@@ -6,16 +6,18 @@
 
 use std::any::Any;
 use std::collections::HashMap;
+use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use goumem_alloc::{
     Generation, GeometryError, Handle, HandleKind, MAX_SPAN_PAGES, Offset, PageCount, PageIndex,
-    PoolGeometry, PoolId, SizeClass,
+    PoolGeometry, PoolId, SessionNumber, SizeClass, WORD_BYTES,
 };
 
 use crate::error::{AccessError, SegmentRefusal};
 use crate::header::{HEADER_WORDS, Header, HeaderPage, PoolKind, SegmentRole};
+use crate::member::MemberWord;
 use crate::note::PageNote;
 use crate::os::fork::in_child_of_init;
 use crate::os::{MapPlan, Mapping};
@@ -211,6 +213,14 @@ impl PoolMemory {
         }
         let offset = self.geometry.record_offset(index);
         RecordSlot::new(self.control.atomic_slice_u64(offset, RECORD_WORDS).ok()?)
+    }
+
+    /// Returns the member word of a session.
+    ///
+    /// # Panics
+    /// Never: there is a word for each number, and CONTROL's length was checked.
+    pub fn member(&self, session: SessionNumber) -> MemberWord<'_> {
+        member_word(&self.control, &self.geometry.members_range(), session)
     }
 
     /// Returns the note of a page inside the pool.
@@ -438,6 +448,16 @@ pub fn pool_geometry(n_pages: u32) -> Result<PoolGeometry, GeometryError> {
 
 pub(crate) fn header_page(mapping: &Mapping) -> Option<HeaderPage<'_>> {
     HeaderPage::new(mapping.atomic_slice_u64(0, HEADER_WORDS).ok()?)
+}
+
+pub(crate) fn member_word<'a>(
+    control: &'a Mapping,
+    members: &Range<u64>,
+    session: SessionNumber,
+) -> MemberWord<'a> {
+    let offset = members.start + u64::from(session.get()) * WORD_BYTES;
+    let word = control.atomic_u64(offset);
+    MemberWord::new(word.expect("the mapping was checked at open"))
 }
 
 pub(crate) fn read_header(mapping: &Mapping, role: SegmentRole) -> Result<Header, SegmentRefusal> {

@@ -4,7 +4,8 @@
 //! ```text
 //! word 0   commit: kind:8 (63..56) | name length:8 | access:8 | 0:24 | session:16   0 = empty
 //!      1   generation        2  offset in DATA      3  request id
-//!      4   uid               5  session serial      6,7  zero
+//!      4   uid               5  session serial      6  index + 1 of the record it replaces
+//!      7   zero
 //!      8…15  name, 64 bytes, zero-padded
 //! ```
 
@@ -57,7 +58,7 @@ pub struct Record {
     pub kind: RecordKind,
     /// Who pins or holds; nobody for a keep.
     pub session: SessionNumber,
-    /// The session's serial, which never repeats.
+    /// The serial of its session, which never repeats; of a keep, that of whoever kept it.
     pub serial: u64,
     /// The block's or arena's generation.
     pub generation: Generation,
@@ -69,6 +70,8 @@ pub struct Record {
     pub uid: u32,
     /// Whether a holder may write.
     pub writable: bool,
+    /// The record whose name it takes over: that one is void, and its block to be freed.
+    pub replaces: Option<u32>,
     /// The name, empty for none; at most [`MAX_NAME_BYTES`].
     pub name: String,
 }
@@ -114,6 +117,10 @@ impl<'a> RecordSlot<'a> {
                 request_id: word(3),
                 uid: u32::try_from(word(4)).ok()?,
                 writable: byte(40) != 0,
+                replaces: match word(6) {
+                    0 => None,
+                    index => Some(u32::try_from(index - 1).ok()?),
+                },
                 name: String::from_utf8(name).ok()?,
             })
         };
@@ -137,7 +144,7 @@ impl<'a> RecordSlot<'a> {
         set(3, record.request_id);
         set(4, u64::from(record.uid));
         set(5, record.serial);
-        set(6, 0);
+        set(6, record.replaces.map_or(0, |index| u64::from(index) + 1));
         set(7, 0);
         let mut padded = [0u8; MAX_NAME_BYTES];
         padded[..name.len()].copy_from_slice(name);
@@ -181,6 +188,7 @@ mod tests {
             request_id: 3,
             uid: 1000,
             writable: true,
+            replaces: Some(0),
             name: "weights/layer.0".to_owned(),
         }
     }

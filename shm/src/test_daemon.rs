@@ -8,7 +8,7 @@ use goumem_alloc::{
     Generation, Handle, PageCount, PageIndex, PoolGeometry, PoolId, SessionNumber, SizeClass,
 };
 
-use crate::header::{Header, PoolKind, PoolState};
+use crate::header::{Header, MadeBy, PoolKind, PoolState};
 use crate::os::{Access, Backing, MapPlan, Mapping, MemfdBacking, Segment, SegmentSpec};
 use crate::page_map::{PageEntry, SpanEpoch};
 use crate::pool_memory::{PoolMemory, SlotRun, data_plan, pool_geometry};
@@ -47,6 +47,8 @@ pub(crate) fn header(kind: PoolKind, units: u32, unit_bytes: u64) -> Header {
         mode: 0o600,
         backing: 1,
         data_bytes: 0,
+        instance: 0,
+        made_by: MadeBy::default(),
         name: "test".to_owned(),
     }
 }

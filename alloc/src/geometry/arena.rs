@@ -13,8 +13,8 @@
 use core::ops::Range;
 
 use super::{
-    GeometryError, HEADER_BYTES, MAX_RECORDS, OS_PAGE_BYTES, Offset, PAGE_BYTES, RECORD_BYTES,
-    align, payload_after,
+    GeometryError, HEADER_BYTES, MAX_RECORDS, MEMBERS_BYTES, OS_PAGE_BYTES, Offset, PAGE_BYTES,
+    RECORD_BYTES, align, payload_after,
 };
 use crate::units::{GRAIN_BYTES, low_u32, round_up};
 
@@ -111,7 +111,7 @@ impl ArenaGeometry {
     /// Returns the length of the CONTROL segment, a multiple of 64 KiB.
     #[must_use]
     pub const fn control_bytes(&self) -> u64 {
-        align(self.records_range().end, PAGE_BYTES)
+        align(self.members_range().end, PAGE_BYTES)
     }
 
     /// Returns where the arena slots lie in DATA.
@@ -136,6 +136,13 @@ impl ArenaGeometry {
     #[must_use]
     pub const fn records_range(&self) -> Range<u64> {
         HEADER_BYTES..HEADER_BYTES + MAX_RECORDS as u64 * RECORD_BYTES
+    }
+
+    /// Returns where the member words lie in CONTROL.
+    #[must_use]
+    pub const fn members_range(&self) -> Range<u64> {
+        let start = self.records_range().end;
+        start..start + MEMBERS_BYTES
     }
 
     /// Returns where arena `index` starts in DATA.

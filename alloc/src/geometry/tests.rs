@@ -64,6 +64,7 @@ fn assert_pool(it: &PoolGeometry) {
         it.entries_range(),
         it.page_records_range(),
         it.records_range(),
+        it.members_range(),
     ];
     assert_parts(&control, it.control_bytes());
 
@@ -98,7 +99,8 @@ fn assert_pool(it: &PoolGeometry) {
 fn assert_arenas(it: &ArenaGeometry) {
     let data = [it.slots_range(), it.guard_range(), it.payload_range()];
     assert_parts(&data, it.data_bytes());
-    assert_parts(&[it.records_range()], it.control_bytes());
+    let control = [it.records_range(), it.members_range()];
+    assert_parts(&control, it.control_bytes());
     assert_guard(&it.guard_range(), &it.payload_range());
     for index in [0, it.arenas() / 2, it.arenas() - 1] {
         let start = it.arena_offset(index).get();

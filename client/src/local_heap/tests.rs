@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use goumem_alloc::{PageCount, PoolId};
-use goumem_shm::header::{Header, PoolKind, PoolState};
+use goumem_shm::header::{Header, MadeBy, PoolKind, PoolState};
 use goumem_shm::os::Mapping;
 use goumem_shm::page_map::{PageEntry, SpanEpoch};
 use goumem_shm::pool_geometry;
@@ -34,6 +34,8 @@ impl Pool {
             mode: 0o600,
             backing: 1,
             data_bytes: geometry.data_bytes(),
+            instance: 0,
+            made_by: MadeBy::default(),
             name: "test".to_owned(),
         };
         let control = Mapping::anonymous(geometry.control_bytes()).unwrap();

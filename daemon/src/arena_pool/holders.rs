@@ -292,6 +292,7 @@ impl ArenaPool {
             request_id: 0,
             uid: session.uid,
             writable: access == Access::ReadWrite,
+            replaces: None,
             name: name.to_string(),
         }
     }

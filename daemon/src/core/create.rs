@@ -8,7 +8,7 @@ use std::time::Instant;
 use goumem_alloc::{ArenaGeometry, HEADER_BYTES, PoolGeometry, PoolId};
 use goumem_proto::model::{Backing, CreateArenaPool, CreatePool, Permissions};
 use goumem_proto::name::PoolName;
-use goumem_shm::header::{Header, PoolKind, PoolState};
+use goumem_shm::header::{Header, MadeBy, PoolKind, PoolState};
 use goumem_shm::os::{Access, BackingKind, MapPlan, Mapping, Segment, SegmentError, SegmentSpec};
 use goumem_shm::{ArenaMemory, PoolMemory, arena_data_plan, data_plan};
 
@@ -44,6 +44,8 @@ impl Core {
             mode: permissions.mode,
             backing: wire_number(backing),
             data_bytes: geometry.data_bytes(),
+            instance: 0,
+            made_by: MadeBy::default(),
             name: request.name.to_string(),
         };
         let lengths = (geometry.control_bytes(), geometry.data_bytes());
@@ -120,6 +122,8 @@ impl Core {
             mode: permissions.mode,
             backing: wire_number(backing),
             data_bytes: geometry.data_bytes(),
+            instance: 0,
+            made_by: MadeBy::default(),
             name: request.name.to_string(),
         };
         let payload = geometry.payload_range();

@@ -225,6 +225,7 @@ impl Pool {
             request_id: request_id.get(),
             uid: session.uid,
             writable: true,
+            replaces: None,
             name: name.map(ToString::to_string).unwrap_or_default(),
         };
         self.paid_by(state, &at, session.uid, |state| {

@@ -43,6 +43,7 @@ impl Pool {
                 request_id: request_id.get(),
                 uid: session.uid,
                 writable: false,
+                replaces: None,
                 name: String::new(),
             };
             let index = self.commit_record(&mut state, record, now)?;

@@ -60,6 +60,25 @@ mod transitions {
     }
 
     #[test]
+    fn only_what_the_daemon_claimed_is_handed_over() {
+        let arena = Arena::new();
+        let words = arena.words();
+        assert_eq!(
+            words.hand_over(generation(0), ALICE),
+            Err(ArenaRefusal::Stale)
+        );
+        let life = held_by(&arena, SessionNumber::DAEMON);
+        words.hand_over(life, ALICE).unwrap();
+        assert_eq!(words.load().owner(), ALICE);
+        assert_eq!(
+            words.hand_over(life, BOB),
+            Err(ArenaRefusal::NotOwner(ALICE))
+        );
+        words.give_back(life, ALICE).unwrap();
+        assert_eq!(words.hand_over(life, BOB), Err(ArenaRefusal::Stale));
+    }
+
+    #[test]
     fn zeroed_words_are_a_free_arena_in_its_first_life() {
         let arena = Arena::new();
         let word = arena.words().load();

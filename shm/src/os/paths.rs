@@ -128,9 +128,23 @@ pub fn socket_path(
 ///
 /// [`PathError::TooLong`].
 pub fn fd_socket_path(socket: &Path) -> Result<PathBuf, PathError> {
+    beside(socket, b".fd.sock")
+}
+
+/// Returns the path of the keeper's socket that belongs to a gRPC socket: `x.sock` →
+/// `x.keeper.sock`.
+///
+/// # Errors
+///
+/// [`PathError::TooLong`].
+pub fn keeper_socket_path(socket: &Path) -> Result<PathBuf, PathError> {
+    beside(socket, b".keeper.sock")
+}
+
+fn beside(socket: &Path, extension: &[u8]) -> Result<PathBuf, PathError> {
     let bytes = socket.as_os_str().as_bytes();
     let mut path = bytes.strip_suffix(b".sock").unwrap_or(bytes).to_vec();
-    path.extend_from_slice(b".fd.sock");
+    path.extend_from_slice(extension);
     check_length(PathBuf::from(OsString::from_vec(path)))
 }
 

@@ -12,9 +12,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{FallocateFlags, FlockOperation, Gid, Mode, OFlags, Uid};
+use rustix::fs::{FallocateFlags, FlockOperation, Gid, Mode, OFlags, SeekFrom, Uid};
 use rustix::io::{Errno, retry_on_intr};
 
+use super::OS_PAGE_BYTES;
 use super::backing::{BackingKind, SEALS};
 use super::error::SegmentError;
 
@@ -130,6 +131,33 @@ impl Segment {
         Ok(Self::created(file, kind, found_bytes, None))
     }
 
+    /// Takes over an fd of a segment that an earlier run of this daemon made, and kept elsewhere.
+    /// A name that it has still goes with it as before.
+    ///
+    /// # Errors
+    ///
+    /// As [`Segment::from_fd`]; `Os` when the object is empty.
+    pub fn reopen(fd: OwnedFd, kind: BackingKind) -> Result<Self, SegmentError> {
+        let mut segment = Self::from_fd(fd, kind, OS_PAGE_BYTES)?;
+        if kind == BackingKind::Memfd {
+            return Ok(segment);
+        }
+        let link = format!("/proc/self/fd/{}", segment.file.as_raw_fd());
+        let path = fs::read_link(link).map_err(|e| segment.os_error("find the name of", e))?;
+        // Else it was removed: " (deleted)" stands behind the path, or another file has it now.
+        let same = fs::symlink_metadata(&path)
+            .and_then(|named| Ok((named, segment.file.metadata()?)))
+            .is_ok_and(|(named, own)| (named.dev(), named.ino()) == (own.dev(), own.ino()));
+        if same && let Some(os_name) = path.file_name() {
+            let os_name = os_name.to_string_lossy().into_owned();
+            segment.name = Some(match kind {
+                BackingKind::Named => SegmentName::temporary(os_name, path),
+                _ => SegmentName::lasting(path.to_string_lossy().into_owned(), path),
+            });
+        }
+        Ok(segment)
+    }
+
     /// Returns the fixed length.
     pub fn len_bytes(&self) -> u64 {
         self.len_bytes
@@ -186,6 +214,30 @@ impl Segment {
             .metadata()?
             .blocks()
             .saturating_mul(STAT_BLOCK_BYTES))
+    }
+
+    /// Returns the runs of whole pages inside `range` that may hold anything but zeroes, so that the
+    /// rest need not be looked at: looking at a hole through a mapping makes the OS fill it. What
+    /// was committed and never written is not among them.
+    ///
+    /// # Errors
+    ///
+    /// What `lseek` says.
+    pub fn written(&self, range: Range<u64>) -> io::Result<Vec<Range<u64>>> {
+        let mut runs = Vec::new();
+        let mut at = range.start;
+        while at < range.end {
+            let start = match rustix::fs::seek(&self.file, SeekFrom::Data(at)) {
+                Ok(start) if start < range.end => start,
+                // Only a hole is left.
+                Ok(_) | Err(Errno::NXIO) => break,
+                Err(errno) => return Err(errno.into()),
+            };
+            let end = rustix::fs::seek(&self.file, SeekFrom::Hole(start))?.min(range.end);
+            runs.push(start..end);
+            at = end;
+        }
+        Ok(runs)
     }
 
     /// Writes a file segment to its disk, and returns when it is there. What mappers wrote before

@@ -415,3 +415,53 @@ fn memfd_takes_no_further_seals() {
     let more = rustix::fs::fcntl_add_seals(&segment, rustix::fs::SealFlags::FUTURE_WRITE);
     assert_eq!(more, Err(Errno::PERM));
 }
+
+#[test]
+fn only_what_was_touched_counts_as_written() {
+    for case in Case::all() {
+        let segment = case.create();
+        assert_eq!(segment.written(0..LEN_BYTES).unwrap(), []);
+        segment.commit(65_536..196_608).unwrap();
+        let mapped = map(&segment, Access::ReadWrite).unwrap();
+        mapped.copy_in(65_536, &[7; 131_072]).unwrap();
+        mapped.copy_in(0, b"x").unwrap();
+        assert_eq!(
+            segment.written(0..LEN_BYTES).unwrap(),
+            [0..4096, 65_536..196_608]
+        );
+        assert_eq!(
+            segment.written(69_632..73_728).unwrap(),
+            std::slice::from_ref(&(69_632..73_728))
+        );
+        segment.remove().unwrap();
+    }
+}
+
+#[test]
+fn segment_kept_as_an_fd_is_taken_over_with_its_name() {
+    for case in Case::all() {
+        let segment = case.create();
+        map(&segment, Access::ReadWrite)
+            .unwrap()
+            .copy_in(9, b"kept")
+            .unwrap();
+        let fd = segment.as_fd().try_clone_to_owned().unwrap();
+        let path = segment.path().map(Path::to_owned);
+        // As a daemon that is killed: its names stay.
+        segment.keep();
+        drop(segment);
+        let taken = Segment::reopen(fd, case.backing.kind()).unwrap();
+        assert_eq!(taken.len_bytes(), LEN_BYTES);
+        assert_eq!(byte_at(&taken, 9), b'k');
+        assert_eq!(taken.path().map(Path::to_owned), path);
+        assert_eq!(
+            taken.os_name().is_some(),
+            case.backing.kind() == BackingKind::Named
+        );
+        let again = taken.as_fd().try_clone_to_owned().unwrap();
+        taken.remove().unwrap();
+        // Without a name by now, which is no reason to refuse it.
+        let nameless = Segment::reopen(again, case.backing.kind()).unwrap();
+        assert_eq!((nameless.path(), byte_at(&nameless, 9)), (None, b'k'));
+    }
+}
