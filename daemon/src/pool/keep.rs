@@ -212,7 +212,10 @@ impl Pool {
             .at(handle.offset(), RecordKind::Keep)
             .map(|(index, record)| (index, record.generation == handle.generation()))
             .collect();
-        let kept_already = earlier.iter().any(|&(_, same_life)| same_life);
+        // One that was kept and then adopted through a mapping is not kept any more, though its
+        // record is still there.
+        let kept_already = word.state() == Some(SlotState::Kept)
+            && earlier.iter().any(|&(_, same_life)| same_life);
         if kept_already && name.is_none() {
             return Ok(());
         }

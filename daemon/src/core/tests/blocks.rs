@@ -273,3 +273,21 @@ fn a_block_kept_in_two_lives_is_kept_and_listed_once() {
     assert_eq!(kept.len(), 1);
     daemon.check();
 }
+
+#[test]
+fn a_kept_block_that_was_adopted_through_a_mapping_can_be_kept_again() {
+    let daemon = Daemon::start();
+    let (alice, bob) = (daemon.caller(1000), daemon.caller(1000));
+    let pool = daemon.pool(&alice, "p", MIB);
+    let memory = daemon.map(&bob, pool);
+    let block = daemon.alloc(&alice, pool, 100).unwrap();
+    daemon.core.keep(&alice, about(block), daemon.now).unwrap();
+    // The daemon has not looked since: the record is still there.
+    memory.adopt(block, bob.session().unwrap().number).unwrap();
+    daemon.core.keep(&bob, about(block), daemon.now).unwrap();
+    assert_eq!(daemon.stat(&alice, "p").kept_blocks, 1);
+    daemon.die(&bob);
+    let found = daemon.core.resolve(&alice, about(block), daemon.now);
+    assert_eq!(found.unwrap().handle, block);
+    daemon.check();
+}
