@@ -85,6 +85,8 @@ mod pool;
 mod request_ids;
 mod session;
 mod shared;
+#[cfg(test)]
+mod test_pool;
 mod thread_heaps;
 mod view;
 

@@ -1,85 +1,11 @@
-use std::sync::Arc;
-
-use goumem_alloc::{PageCount, PoolId};
-use goumem_shm::header::{Header, MadeBy, PoolKind, PoolState};
-use goumem_shm::os::Mapping;
-use goumem_shm::page_map::{PageEntry, SpanEpoch};
-use goumem_shm::pool_geometry;
+use goumem_alloc::PageCount;
 use goumem_shm::shape::Shape;
 
 use super::large::LargeSpans;
 use super::*;
+use crate::test_pool::{ALICE, TestPool};
 
-const ALICE: SessionNumber = SessionNumber::new(7);
 const N_PAGES: u32 = 256;
-
-/// A pool in private memory, whose daemon is the test.
-struct Pool {
-    memory: Arc<PoolMemory>,
-    next_page: u32,
-}
-
-impl Pool {
-    fn new() -> Self {
-        let geometry = pool_geometry(N_PAGES).unwrap();
-        let header = Header {
-            kind: PoolKind::Blocks,
-            pool_id: PoolId::new(1).unwrap(),
-            state: PoolState::Live,
-            epoch: 1,
-            units: N_PAGES,
-            unit_bytes: PageCount::new(N_PAGES).bytes(),
-            uid: 0,
-            gid: 0,
-            mode: 0o600,
-            backing: 1,
-            data_bytes: geometry.data_bytes(),
-            instance: 0,
-            made_by: MadeBy::default(),
-            name: "test".to_owned(),
-        };
-        let control = Mapping::anonymous(geometry.control_bytes()).unwrap();
-        let data = Mapping::anonymous(geometry.data_bytes()).unwrap();
-        let memory = Arc::new(PoolMemory::create(control, data, &header).unwrap());
-        Self {
-            memory,
-            next_page: 0,
-        }
-    }
-
-    fn lease(&mut self, class: SizeClass, pages: PageCount) -> LeasedSpan {
-        let first_page = PageIndex::new(self.next_page);
-        self.next_page += pages.get();
-        let epoch = SpanEpoch::ZERO;
-        let head = PageEntry::Head {
-            class,
-            lessee: ALICE,
-            epoch,
-            pages,
-        };
-        self.memory.entry_word(first_page).unwrap().publish(head);
-        for back in 1..pages.get() {
-            let page = first_page.checked_add(PageCount::new(back)).unwrap();
-            let back = PageCount::new(back);
-            let interior = PageEntry::Interior { class, epoch, back };
-            self.memory.entry_word(page).unwrap().publish(interior);
-        }
-        let lease = SpanLease {
-            first_page,
-            pages,
-            class,
-            epoch,
-        };
-        LeasedSpan::attach(&self.memory, lease, ALICE, true).unwrap()
-    }
-
-    fn add(&mut self, heap: &Heap, class: SizeClass, spans: u32) {
-        for _ in 0..spans {
-            let span = self.lease(class, class.span_pages());
-            heap.work(|local, right| local.add(right, span));
-        }
-    }
-}
 
 /// A heap of this thread. Blocks are dropped outside of its turns, as they are in use.
 struct Heap(&'static HeapAgent);
@@ -97,6 +23,13 @@ impl Heap {
         work(local, right)
     }
 
+    fn add(&self, pool: &TestPool, class: SizeClass, spans: u32) {
+        for _ in 0..spans {
+            let span = pool.lease(class, class.span_pages());
+            self.work(|local, right| local.add(right, span));
+        }
+    }
+
     fn alloc(&self, class: SizeClass) -> Option<RawBlock> {
         self.work(|local, right| {
             let at_hand = local.alloc(right, class);
@@ -108,7 +41,7 @@ impl Heap {
         self.work(|local, _| local.wanted(class))
     }
 
-    fn owned_count(&self, pool: &Pool) -> u64 {
+    fn owned_count(&self, pool: &TestPool) -> u64 {
         self.work(|local, right| local.owned_count(right, &pool.memory, ALICE))
     }
 
@@ -135,10 +68,10 @@ fn class_of(bytes: u64) -> SizeClass {
 
 #[test]
 fn blocks_freed_in_any_span_are_found_again_before_more_is_leased() {
-    let (mut pool, heap) = (Pool::new(), Heap::new());
+    let (pool, heap) = (TestPool::new(N_PAGES), Heap::new());
     let class = class_of(8192);
     assert!(heap.alloc(class).is_none());
-    pool.add(&heap, class, 3);
+    heap.add(&pool, class, 3);
     let mut blocks: Vec<_> = std::iter::from_fn(|| heap.alloc(class)).collect();
     assert_eq!(blocks.len(), 24);
 
@@ -157,18 +90,18 @@ fn blocks_freed_in_any_span_are_found_again_before_more_is_leased() {
 
 #[test]
 fn leases_double_at_first_and_then_grow_by_an_eighth_within_the_byte_limit() {
-    let (mut pool, heap) = (Pool::new(), Heap::new());
+    let (pool, heap) = (TestPool::new(N_PAGES), Heap::new());
     let class = class_of(64);
     let mut leased = vec![];
     for _ in 0..6 {
         let wanted = heap.wanted(class);
         leased.push(wanted);
-        pool.add(&heap, class, wanted);
+        heap.add(&pool, class, wanted);
     }
     assert_eq!(leased, [1, 1, 2, 4, 8, 8]);
     let count = |heap: &Heap| heap.work(|h, _| h.classes[usize::from(class.index())].count());
     while count(&heap) < 80 {
-        pool.add(&heap, class, 8);
+        heap.add(&pool, class, 8);
     }
     assert_eq!(heap.wanted(class), 10);
     // A span of the largest class is 1 MiB or more: at most 32 MiB of them come at once.
@@ -178,10 +111,10 @@ fn leases_double_at_first_and_then_grow_by_an_eighth_within_the_byte_limit() {
 
 #[test]
 fn an_idle_walk_leaves_one_empty_span_of_a_class_and_a_thorough_one_none() {
-    let (mut pool, heap) = (Pool::new(), Heap::new());
+    let (pool, heap) = (TestPool::new(N_PAGES), Heap::new());
     let (small, middle) = (class_of(64), class_of(8192));
-    pool.add(&heap, small, 3);
-    pool.add(&heap, middle, 2);
+    heap.add(&pool, small, 3);
+    heap.add(&pool, middle, 2);
     let block = heap.alloc(small).unwrap();
 
     let idle = heap.trimmed(Trim::idle());
@@ -200,16 +133,16 @@ fn an_idle_walk_leaves_one_empty_span_of_a_class_and_a_thorough_one_none() {
 
 #[test]
 fn a_heap_with_nothing_but_one_empty_span_needs_no_further_walk() {
-    let (mut pool, heap) = (Pool::new(), Heap::new());
-    pool.add(&heap, class_of(64), 1);
+    let (pool, heap) = (TestPool::new(N_PAGES), Heap::new());
+    heap.add(&pool, class_of(64), 1);
     let idle = heap.trimmed(Trim::idle());
     assert!(idle.leases.is_empty() && !idle.again);
 }
 
 #[test]
 fn a_walk_through_many_spans_goes_in_slices() {
-    let (mut pool, heap) = (Pool::new(), Heap::new());
-    pool.add(&heap, class_of(64), 150);
+    let (pool, heap) = (TestPool::new(N_PAGES), Heap::new());
+    heap.add(&pool, class_of(64), 150);
     let blocks: Vec<_> = std::iter::from_fn(|| heap.alloc(class_of(64))).collect();
     let mut trim = Trim::everything();
     let mut slices = 1;
@@ -223,7 +156,7 @@ fn a_walk_through_many_spans_goes_in_slices() {
 
 #[test]
 fn a_freed_large_span_serves_the_next_block_of_about_its_size() {
-    let (mut pool, mut heap) = (Pool::new(), LargeSpans::default());
+    let (pool, mut heap) = (TestPool::new(N_PAGES), LargeSpans::default());
     let (class, align) = (SizeClass::LARGE_COLOURED, PageCount::ONE);
     let mut span = pool.lease(class, PageCount::new(20));
     let block = span.alloc().unwrap();
@@ -247,7 +180,7 @@ fn a_freed_large_span_serves_the_next_block_of_about_its_size() {
 
 #[test]
 fn large_spans_are_kept_within_bounds_and_for_one_walk() {
-    let (mut pool, mut heap) = (Pool::new(), LargeSpans::default());
+    let (pool, mut heap) = (TestPool::new(N_PAGES), LargeSpans::default());
     for _ in 0..6 {
         let mut span = pool.lease(SizeClass::LARGE, PageCount::new(20));
         drop(span.alloc().unwrap());
@@ -265,9 +198,9 @@ fn large_spans_are_kept_within_bounds_and_for_one_walk() {
 
 #[test]
 fn blocks_of_others_in_our_spans_are_not_counted_as_ours() {
-    let (mut pool, heap) = (Pool::new(), Heap::new());
+    let (pool, heap) = (TestPool::new(N_PAGES), Heap::new());
     let class = class_of(64);
-    pool.add(&heap, class, 1);
+    heap.add(&pool, class, 1);
     let shape = Shape {
         type_tag: goumem_alloc::TypeTag::UNTYPED,
         length_bytes: 64,

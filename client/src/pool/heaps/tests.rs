@@ -1,50 +1,25 @@
-//! The heaps of one pool, whose spans come from a page map in private memory.
+//! The heaps of all threads in a pool.
 
-use std::sync::Arc;
 use std::thread;
 
-use goumem_alloc::{PageCount, PageIndex, PoolId};
-use goumem_shm::header::{Header, PoolKind, PoolState};
-use goumem_shm::leased_span::SpanLease;
-use goumem_shm::os::Mapping;
-use goumem_shm::page_map::{PageEntry, SpanEpoch};
-use goumem_shm::pool_geometry;
+use goumem_alloc::PageCount;
 
 use super::*;
-
-const ALICE: SessionNumber = SessionNumber::new(7);
-const N_PAGES: u32 = 64;
+use crate::test_pool::{ALICE, TestPool};
 
 struct Pool {
-    memory: Arc<PoolMemory>,
+    pages: TestPool,
     heaps: Heaps,
-    next_page: AtomicU64,
 }
 
 impl Pool {
     fn new() -> Self {
-        let geometry = pool_geometry(N_PAGES).unwrap();
-        let header = Header {
-            kind: PoolKind::Blocks,
-            pool_id: PoolId::new(1).unwrap(),
-            state: PoolState::Live,
-            epoch: 1,
-            units: N_PAGES,
-            unit_bytes: PageCount::new(N_PAGES).bytes(),
-            uid: 0,
-            gid: 0,
-            mode: 0o600,
-            backing: 1,
-            data_bytes: geometry.data_bytes(),
-            name: "test".to_owned(),
-        };
-        let control = Mapping::anonymous(geometry.control_bytes()).unwrap();
-        let data = Mapping::anonymous(geometry.data_bytes()).unwrap();
-        Self {
-            memory: Arc::new(PoolMemory::create(control, data, &header).unwrap()),
-            heaps: Heaps::new(None),
-            next_page: AtomicU64::new(0),
-        }
+        Self::with_heaps(Heaps::new(None))
+    }
+
+    fn with_heaps(heaps: Heaps) -> Self {
+        let pages = TestPool::new(64);
+        Self { pages, heaps }
     }
 
     /// What the daemon and the client's I/O thread would do for this thread.
@@ -52,23 +27,7 @@ impl Pool {
         let Placement::Class(class) = want.placement else {
             panic!("not a class: {want:?}");
         };
-        let page = self.next_page.fetch_add(1, Ordering::Relaxed);
-        let first_page = PageIndex::new(u32::try_from(page).unwrap());
-        let (epoch, pages) = (SpanEpoch::ZERO, PageCount::ONE);
-        let head = PageEntry::Head {
-            class,
-            lessee: ALICE,
-            epoch,
-            pages,
-        };
-        self.memory.entry_word(first_page).unwrap().publish(head);
-        let lease = SpanLease {
-            first_page,
-            pages,
-            class,
-            epoch,
-        };
-        let span = LeasedSpan::attach(&self.memory, lease, ALICE, false).unwrap();
+        let span = self.pages.lease(class, PageCount::ONE);
         let home = self.heaps.home().unwrap();
         self.heaps.add(home, vec![span]).unwrap();
     }
@@ -82,7 +41,7 @@ impl Pool {
     }
 
     fn owned(&self) -> u64 {
-        self.heaps.owned_count(&self.memory, ALICE)
+        self.heaps.owned_count(&self.pages.memory, ALICE)
     }
 }
 
@@ -189,10 +148,7 @@ fn a_heap_leaves_its_pool_empty_and_serves_the_next() {
 #[test]
 fn threads_without_room_for_a_heap_share_one() {
     // As in a 65th pool.
-    let crowded = Pool {
-        heaps: Heaps::with_number(PoolNumber::none(), None),
-        ..Pool::new()
-    };
+    let crowded = Pool::with_heaps(Heaps::with_number(PoolNumber::none(), None));
     crowded.lease_for_this_thread(&want());
     let block = crowded.alloc(&want()).unwrap();
     thread::scope(|scope| {
