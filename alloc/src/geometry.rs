@@ -287,6 +287,23 @@ impl PoolGeometry {
         self.shapes_start(first, class) + word_position(first, class, pages, slot)
     }
 
+    /// Returns [`Self::slot_offset`] and [`Self::shape_offset`] of a slot.
+    #[inline(always)]
+    #[must_use]
+    pub const fn word_offsets(
+        &self,
+        first: PageIndex,
+        class: SizeClass,
+        pages: PageCount,
+        slot: u32,
+    ) -> (u64, u64) {
+        let position = word_position(first, class, pages, slot);
+        (
+            self.slots_start(first, class) + position,
+            self.shapes_start(first, class) + position,
+        )
+    }
+
     /// Returns where all slot words of a span lie in DATA, in an order that is not that of its
     /// slots.
     #[must_use]
@@ -362,7 +379,7 @@ impl PoolGeometry {
 /// Fine runs start 32 KiB apart, so the first words of all spans would share one cache set: each
 /// run is turned by two cache lines more than that of the page before, over 32 pages. Dense runs
 /// start 512 bytes apart and need none of this.
-#[inline]
+#[inline(always)]
 const fn word_position(first: PageIndex, class: SizeClass, pages: PageCount, slot: u32) -> u64 {
     let n = class.slots(pages);
     debug_assert!(slot < n);

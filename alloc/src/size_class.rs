@@ -266,8 +266,11 @@ impl SizeClass {
         // A stride of 0, of the large classes, lets through 0 alone. The product wraps only far
         // beyond any span, where it differs from the start.
         let slot = self.divide(start_bytes);
-        if slot.wrapping_mul(self.stride_bytes()) == start_bytes && slot < self.slots(pages) as u64
-        {
+        let exact = slot.wrapping_mul(self.stride_bytes()) == start_bytes;
+        // The slot's end instead of the number of slots, which would be a second division.
+        let inside = start_bytes.saturating_add(self.stride_bytes()) <= pages.bytes();
+        let usual = pages.get() <= MAX_SPAN_PAGES.get();
+        if exact && inside && (usual || self.is_large()) && pages.get() > 0 {
             Some(low_u32(slot))
         } else {
             None
@@ -286,12 +289,12 @@ impl SizeClass {
     ///
     /// With `m = ceil(2^64 / stride) = (2^64 + e) / stride` and `e < stride`, the high half of
     /// `bytes × m` is the quotient as long as `bytes × e < 2^64`, and a stride is at most 2^20.
-    #[inline]
+    #[inline(always)]
     const fn divide(self, bytes: u64) -> u64 {
         high_half(bytes as u128 * self.row().reciprocal as u128)
     }
 
-    #[inline]
+    #[inline(always)]
     const fn row(self) -> &'static Row {
         &ROWS[(self.0 & 127) as usize]
     }

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 
-use goumem_shm::{OwnedBlock, ShmType};
+use goumem_alloc::Handle;
+use goumem_shm::{OwnedBlock, RawBlock, ShmType};
 
 use crate::error::Error;
 use crate::pool::PoolCore;
@@ -98,7 +99,43 @@ impl<T: ShmType> Block<T> {
     }
 }
 
+impl<T: ShmType> Block<T> {
+    /// Makes the block visible, and leaves it to whoever is sent its handle:
+    /// `share()?.into_handle()`, without the guard in between, which costs more than all the rest.
+    ///
+    /// # Errors
+    /// As [`share`](Self::share).
+    ///
+    /// ```
+    /// # use goumem::{PoolOptions, blocking};
+    /// # let client = blocking::Client::embedded()?;
+    /// # let pool = client.create_pool("p", PoolOptions::new(1 << 20))?;
+    /// let handle = pool.alloc_value(7_u64)?.into_handle()?; // send it to another process …
+    /// let block = pool.take::<u64>(handle)?; // … which has the block alone
+    /// assert_eq!(*block, 7);
+    /// # Ok::<(), goumem::Error>(())
+    /// ```
+    #[inline]
+    pub fn into_handle(self) -> Result<Handle, Error> {
+        let session = self.0.with_raw(RawBlock::session);
+        self.0
+            .export(session)
+            .map_err(|(_freed, error)| error.into())
+    }
+}
+
 impl<E: ShmType> Block<[E]> {
+    /// As for a sized value: makes the block visible, and leaves it to whoever is sent its handle.
+    ///
+    /// # Errors
+    /// As [`share`](Self::share).
+    #[inline]
+    pub fn into_handle(self) -> Result<Handle, Error> {
+        let session = self.0.with_raw(RawBlock::session);
+        let exported = self.0.export_slice(session);
+        exported.map_err(|(_freed, error)| error.into())
+    }
+
     /// As for a sized value: makes the block visible to every process that has the pool.
     ///
     /// # Errors

@@ -134,6 +134,7 @@ impl Session {
     }
 
     /// Refuses what cannot be done any more.
+    #[inline]
     pub(crate) fn check_open(&self) -> Result<(), Error> {
         if fork::in_child_of_init() {
             return Err(AccessError::Forked.into());

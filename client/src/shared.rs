@@ -124,11 +124,11 @@ impl<T: ?Sized> Shared<T> {
 }
 
 impl<T: ShmType> Shared<T> {
-    /// Returns a view of it, which can be cloned and owns nothing.
+    /// Returns a view of it, which can be copied and owns nothing.
     ///
     /// # Errors
     /// As [`Pool::resolve`].
-    pub fn view(&self) -> Result<View<T>, Error> {
+    pub fn view(&self) -> Result<View<'_, T>, Error> {
         View::resolve(&self.pool.memory, self.handle)
     }
 
@@ -160,11 +160,11 @@ impl<T: ShmType> Shared<T> {
 }
 
 impl<E: ShmType> Shared<[E]> {
-    /// Returns a view of it, which can be cloned and owns nothing.
+    /// Returns a view of it, which can be copied and owns nothing.
     ///
     /// # Errors
     /// As [`Pool::resolve_slice`].
-    pub fn view(&self) -> Result<View<[E]>, Error> {
+    pub fn view(&self) -> Result<View<'_, [E]>, Error> {
         View::resolve_slice(&self.pool.memory, self.handle)
     }
 

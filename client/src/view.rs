@@ -3,11 +3,10 @@
 
 use std::fmt;
 use std::marker::PhantomData;
-use std::sync::Arc;
 
 use goumem_alloc::{Handle, TypeTag};
 use goumem_shm::shape::Shape;
-use goumem_shm::{AccessError, AtomicElement, BlockPlace, Plain, PoolMemory, ShmType};
+use goumem_shm::{AccessError, AtomicElement, Living, Plain, PoolMemory, ShmType};
 use zerocopy::IntoBytes as _;
 
 use crate::error::Error;
@@ -30,44 +29,31 @@ use crate::error::Error;
 /// assert_eq!(view.read_slice()?, [1, 2, 3]);
 /// # Ok::<(), goumem::Error>(())
 /// ```
-pub struct View<T: ?Sized> {
-    memory: Arc<PoolMemory>,
-    handle: Handle,
-    at: BlockPlace,
-    length_bytes: u64,
+pub struct View<'a, T: ?Sized> {
+    block: Living<'a>,
     holds: PhantomData<fn() -> Box<T>>,
 }
 
-impl<T: ?Sized> View<T> {
+impl<T: ?Sized> View<'_, T> {
     /// Returns the handle.
     pub fn handle(&self) -> Handle {
-        self.handle
+        self.block.handle()
     }
 
     /// Returns how many bytes the value has.
     pub fn length_bytes(&self) -> u64 {
-        self.length_bytes
-    }
-
-    fn read_bytes(&self, offset_bytes: u64, into: &mut [u8]) -> Result<(), Error> {
-        Ok(self
-            .memory
-            .read_resolved(&self.at, self.handle, offset_bytes, into)?)
-    }
-
-    fn write_bytes(&self, offset_bytes: u64, bytes: &[u8]) -> Result<(), Error> {
-        Ok(self.memory.write(self.handle, offset_bytes, bytes)?)
+        self.block.shape().length_bytes
     }
 
     fn corrupt(&self) -> Error {
-        corrupt_value(&self.memory, self.handle)
+        corrupt_value(self.block.memory(), self.handle())
     }
 }
 
-impl<T: ShmType> View<T> {
-    pub(crate) fn resolve(memory: &Arc<PoolMemory>, handle: Handle) -> Result<Self, Error> {
-        let (at, shape) = check_sized::<T>(memory, handle)?;
-        Ok(Self::new(memory, handle, at, shape))
+impl<'a, T: ShmType> View<'a, T> {
+    #[inline]
+    pub(crate) fn resolve(memory: &'a PoolMemory, handle: Handle) -> Result<Self, Error> {
+        Self::new(memory, handle, check_sized::<T>)
     }
 
     /// Returns a copy of the value.
@@ -76,7 +62,7 @@ impl<T: ShmType> View<T> {
     /// [`Error::Access`] with `Stale`, also when the block went during the copy; `Corrupt` when
     /// the bytes are no `T`.
     pub fn read(&self) -> Result<T, Error> {
-        read_value(|into| self.read_bytes(0, into))?.ok_or_else(|| self.corrupt())
+        read_value(|into| Ok(self.block.read(0, into)?))?.ok_or_else(|| self.corrupt())
     }
 
     /// Overwrites the value.
@@ -84,13 +70,13 @@ impl<T: ShmType> View<T> {
     /// # Errors
     /// [`Error::Access`] with `Stale` or `ReadOnly`.
     pub fn write(&self, value: T) -> Result<(), Error> {
-        self.write_bytes(0, value.as_bytes())
+        Ok(self.block.write(0, value.as_bytes())?)
     }
 
     /// Returns the block as atomics of the same width, the one way to see shared bytes without
     /// copying: `view.atomics::<AtomicU64>()` of a `u64`.
     ///
-    /// The reference is good memory for as long as the view, but another block may lie there
+    /// The reference is good memory for as long as the pool, but another block may lie there
     /// when this one is freed.
     ///
     /// # Errors
@@ -106,35 +92,30 @@ impl<T: ShmType> View<T> {
     /// assert_eq!(shared.read()?, 3);
     /// # Ok::<(), goumem::Error>(())
     /// ```
-    pub fn atomics<A: AtomicElement>(&self) -> Result<&A, Error> {
-        Ok(self.memory.atomics(self.handle)?)
+    pub fn atomics<A: AtomicElement>(&self) -> Result<&'a A, Error> {
+        Ok(self.block.memory().atomics(self.handle())?)
     }
 }
 
-impl<E: ShmType> View<[E]> {
-    pub(crate) fn resolve_slice(memory: &Arc<PoolMemory>, handle: Handle) -> Result<Self, Error> {
-        let (at, shape) = check_slice::<E>(memory, handle)?;
-        Ok(Self::new(memory, handle, at, shape))
+impl<'a, E: ShmType> View<'a, [E]> {
+    #[inline]
+    pub(crate) fn resolve_slice(memory: &'a PoolMemory, handle: Handle) -> Result<Self, Error> {
+        Self::new(memory, handle, check_slice::<E>)
     }
 
     /// Returns how many elements there are: at least one.
     #[expect(clippy::len_without_is_empty, reason = "there are no empty blocks")]
     pub fn len(&self) -> usize {
-        usize::try_from(self.length_bytes / size_of::<E>() as u64).expect("64-bit addresses")
+        usize::try_from(self.length_bytes() / size_of::<E>() as u64).expect("64-bit addresses")
     }
 
-    /// Returns a copy of the elements. [`copy_to`](Self::copy_to) is faster, having no memory to
-    /// allocate.
+    /// Returns a copy of the elements.
     ///
     /// # Errors
     /// [`Error::Access`] with `Stale`, also when the block went during the copy; `Corrupt` when
     /// the bytes are no elements.
     pub fn read_slice(&self) -> Result<Vec<E>, Error> {
-        let length = usize::try_from(self.length_bytes).expect("64-bit addresses");
-        let mut bytes = vec![0; length];
-        self.read_bytes(0, &mut bytes)?;
-        let element = |bytes| E::try_read_from_bytes(bytes).map_err(|_| self.corrupt());
-        bytes.chunks_exact(size_of::<E>()).map(element).collect()
+        Ok(self.block.read_elements()?)
     }
 
     /// Copies the first `into.len()` elements.
@@ -157,7 +138,9 @@ impl<E: ShmType> View<[E]> {
     where
         E: Plain,
     {
-        self.read_bytes(offset_of::<E>(index), into.as_mut_bytes())
+        Ok(self
+            .block
+            .read(offset_of::<E>(index), into.as_mut_bytes())?)
     }
 
     /// Overwrites the first elements.
@@ -173,89 +156,84 @@ impl<E: ShmType> View<[E]> {
     /// # Errors
     /// As [`write`](Self::write).
     pub fn write_at(&self, index: usize, elements: &[E]) -> Result<(), Error> {
-        self.write_bytes(offset_of::<E>(index), elements.as_bytes())
+        Ok(self
+            .block
+            .write(offset_of::<E>(index), elements.as_bytes())?)
     }
 }
 
-impl<T: ?Sized> View<T> {
-    fn new(memory: &Arc<PoolMemory>, handle: Handle, at: BlockPlace, shape: Shape) -> Self {
-        Self {
-            memory: Arc::clone(memory),
-            handle,
-            at,
-            length_bytes: shape.length_bytes,
-            holds: PhantomData,
+impl<'a, T: ?Sized> View<'a, T> {
+    #[inline]
+    fn new(
+        memory: &'a PoolMemory,
+        handle: Handle,
+        check: impl FnOnce(Shape) -> Result<(), AccessError>,
+    ) -> Result<Self, Error> {
+        let block = memory.living(handle)?;
+        match check(block.shape()) {
+            Ok(()) => Ok(Self {
+                block,
+                holds: PhantomData,
+            }),
+            // The shape of the next block in the same place says nothing of this one.
+            Err(error) => Err(block.unless_stale(error).into()),
         }
     }
 }
 
-impl<T: ?Sized> Clone for View<T> {
+impl<T: ?Sized> Clone for View<'_, T> {
     fn clone(&self) -> Self {
-        Self {
-            memory: Arc::clone(&self.memory),
-            ..*self
-        }
+        *self
     }
 }
 
-impl<T: ?Sized> fmt::Debug for View<T> {
+impl<T: ?Sized> Copy for View<'_, T> {}
+
+impl<T: ?Sized> fmt::Debug for View<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("View")
-            .field("handle", &self.handle)
-            .field("length_bytes", &self.length_bytes)
+            .field("handle", &self.handle())
+            .field("length_bytes", &self.length_bytes())
             .finish_non_exhaustive()
     }
 }
 
-/// Says where the block of a handle is, if it holds a `T`.
-pub(crate) fn check_sized<T: ShmType>(
-    memory: &PoolMemory,
-    handle: Handle,
-) -> Result<(BlockPlace, Shape), AccessError> {
+/// Says whether a block of that shape holds a `T`.
+#[inline]
+pub(crate) fn check_sized<T: ShmType>(shape: Shape) -> Result<(), AccessError> {
     let size = size_of::<T>() as u64;
-    check_shape(memory, handle, T::TYPE_TAG, size, |found| found == size)
+    check_shape(shape, T::TYPE_TAG, size, shape.length_bytes == size)
 }
 
-/// Says where the block of a handle is, if it holds elements of `E`.
-pub(crate) fn check_slice<E: ShmType>(
-    memory: &PoolMemory,
-    handle: Handle,
-) -> Result<(BlockPlace, Shape), AccessError> {
+/// Says whether a block of that shape holds elements of `E`.
+#[inline]
+pub(crate) fn check_slice<E: ShmType>(shape: Shape) -> Result<(), AccessError> {
     let size = size_of::<E>() as u64;
-    check_shape(memory, handle, E::TYPE_TAG, size, |found| {
-        found.is_multiple_of(size)
-    })
+    let whole = size != 0 && shape.length_bytes.is_multiple_of(size);
+    check_shape(shape, E::TYPE_TAG, size, whole)
 }
 
+#[inline]
 fn check_shape(
-    memory: &PoolMemory,
-    handle: Handle,
+    shape: Shape,
     wanted: TypeTag,
     wanted_bytes: u64,
-    fits: impl FnOnce(u64) -> bool,
-) -> Result<(BlockPlace, Shape), AccessError> {
+    fits: bool,
+) -> Result<(), AccessError> {
     if wanted_bytes == 0 {
         return Err(AccessError::ZeroSize);
     }
-    let at = memory.resolve(handle)?;
-    let checked = memory.checked_shape(&at).and_then(|shape| {
-        check_type(wanted, shape.type_tag)?;
-        if fits(shape.length_bytes) {
-            return Ok((at, shape));
-        }
-        let found_bytes = shape.length_bytes;
-        Err(AccessError::WrongLength {
-            expected_bytes: wanted_bytes,
-            found_bytes,
-        })
-    });
-    if checked.is_err() {
-        // The shape of the next block in the same place says nothing of this one.
-        memory.resolve(handle)?;
+    check_type(wanted, shape.type_tag)?;
+    if fits {
+        return Ok(());
     }
-    checked
+    Err(AccessError::WrongLength {
+        expected_bytes: wanted_bytes,
+        found_bytes: shape.length_bytes,
+    })
 }
 
+#[inline]
 pub(crate) fn check_type(expected: TypeTag, found: TypeTag) -> Result<(), AccessError> {
     let untyped = found == TypeTag::UNTYPED || expected == TypeTag::UNTYPED;
     if untyped || expected == found || expected == u8::TYPE_TAG {

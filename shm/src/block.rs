@@ -86,6 +86,7 @@ impl<T: ShmType> OwnedBlock<T> {
     ///
     /// # Errors
     /// As [`RawBlock::export`]; the block is given back.
+    #[inline]
     pub fn export(self, owner: SessionNumber) -> Result<Handle, (Self, AccessError)> {
         let shape = Shape {
             type_tag: T::TYPE_TAG,
@@ -136,6 +137,7 @@ impl<E: ShmType> OwnedBlock<[E]> {
     ///
     /// # Errors
     /// As [`RawBlock::export`]; the block is given back.
+    #[inline]
     pub fn export_slice(self, owner: SessionNumber) -> Result<Handle, (Self, AccessError)> {
         let len = self.pointer.len();
         let length_bytes = (len * size_of::<E>()) as u64;

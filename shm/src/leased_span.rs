@@ -93,7 +93,7 @@ impl LeasedSpan {
         // INVARIANT: `note_attached` let only us through; each slot is marked as exported or free.
         let mut span = Self { record };
         let side = span.side_mut();
-        side.free = free;
+        side.set_free(free);
         side.seen_frees = frees;
         Ok(span)
     }
@@ -101,11 +101,12 @@ impl LeasedSpan {
     /// Takes a free block, or returns `None` when none is at hand; `collect` may find more.
     #[inline]
     pub fn alloc(&mut self) -> Option<RawBlock> {
-        let slot = self.side_mut().free.take()?;
+        let (record, side) = self.parts_mut();
+        let block = side.take(record)?;
         // SAFETY:
-        // - `&mut self` makes the caller the agent, and the bit was taken just now;
+        // - `&mut self` makes the caller the agent, and the block was taken just now;
         // - `drop` keeps the record while a private block lives.
-        Some(unsafe { RawBlock::private(&self.record, slot) })
+        Some(unsafe { RawBlock::private(&self.record, block) })
     }
 
     /// Frees a private block of this span; gives back one of another.
@@ -117,8 +118,8 @@ impl LeasedSpan {
             return Err(block);
         }
         let (pointer, _) = block.into_parts();
-        let slot = self.record.slot_at(pointer);
-        self.side_mut().free.give(slot);
+        let (record, side) = self.parts_mut();
+        side.give(record, pointer);
         Ok(())
     }
 
@@ -130,12 +131,12 @@ impl LeasedSpan {
         let Some((leased, words)) = agents_view(record) else {
             return;
         };
-        leased.remote.collect(&mut side.free);
+        leased.remote.collect(side.free_bits(record));
         let frees = record.memory().note(leased.lease.first_page).frees();
         if thorough || frees != side.seen_frees {
             side.seen_frees = frees;
             let is_free = |slot| is_free(words, slot);
-            leased.exported.collect(&mut side.free, is_free);
+            leased.exported.collect(side.free_bits(record), is_free);
         }
     }
 
@@ -148,7 +149,10 @@ impl LeasedSpan {
             return false;
         };
         let is_free = |slot| is_free(words, slot);
-        (slot as usize) < words.len() && leased.exported.collect_one(slot, &mut side.free, is_free)
+        (slot as usize) < words.len()
+            && leased
+                .exported
+                .collect_one(slot, side.free_bits(record), is_free)
     }
 
     /// Ends work on a span whose every block is free, so that it can be returned to the daemon;
@@ -187,7 +191,7 @@ impl LeasedSpan {
     /// Returns how many free slots are known.
     #[inline]
     pub fn free_count(&self) -> u32 {
-        self.side().free.count()
+        self.side().free_count()
     }
 
     /// Returns how many slots the span has.

@@ -86,5 +86,5 @@ pub use {
     bound_span::BoundSpan,
     element::{AtomicElement, Plain, ShmType, type_tag_of_name},
     leased_span::{LeasedSpan, RawBlock, SpanLease, TakenBlocks},
-    pool_memory::{BlockPlace, PoolMemory, data_plan, pool_geometry},
+    pool_memory::{BlockPlace, Living, PoolMemory, data_plan, pool_geometry},
 };

@@ -14,6 +14,7 @@ pub struct PageNote(AtomicU64);
 
 impl PageNote {
     #[cfg(not(loom))]
+    #[inline]
     pub(crate) fn from_atomic(word: &AtomicU64) -> &Self {
         // SAFETY:
         // - PageNote is repr(transparent) over AtomicU64;
@@ -23,6 +24,7 @@ impl PageNote {
 
     /// Tells the agent that an exported block of the span was freed. Only a hint: the agent
     /// re-reads the words before it asks for another span.
+    #[inline]
     pub fn hint_free(&self) {
         // ORDERING: Relaxed; pairs with nothing. The slot word carries the data.
         // CRASH: a missing hint costs the agent a re-read.
@@ -30,6 +32,7 @@ impl PageNote {
     }
 
     /// Returns the count of frees hinted so far, modulo 2^63.
+    #[inline]
     pub fn frees(&self) -> u64 {
         // ORDERING: Relaxed; the agent loads each word with Acquire afterwards.
         self.0.load(Ordering::Relaxed) & !HOLDS_ADOPTED
@@ -37,7 +40,13 @@ impl PageNote {
 
     /// Marks that the span holds, or is about to hold, a block whose owner is not the lessee.
     /// It stays until the span is recycled.
+    #[inline]
     pub fn set_holds_adopted(&self) {
+        // Set once a lease, and asked for at each take: a load leaves the line where it is. Its
+        // Acquire passes on the store of whoever set it.
+        if self.holds_adopted() {
+            return;
+        }
         // ORDERING: Release; pairs with the Acquire in `holds_adopted`, through the slot word's
         // compare-exchange that follows this store.
         // CRASH: a flag without an adopted block is harmless.
@@ -45,6 +54,7 @@ impl PageNote {
     }
 
     /// Returns whether a sweep must look into this span for a session that does not lease it.
+    #[inline]
     pub fn holds_adopted(&self) -> bool {
         // ORDERING: pairs with the Release in `set_holds_adopted`.
         load_acquire(&self.0) & HOLDS_ADOPTED != 0

@@ -11,7 +11,7 @@
 //! `pages` is the span's length in its HEAD entry and the way back to the head in an INTERIOR
 //! one. The epoch counts the leases of a page, so that a Return for an earlier one is refused.
 
-use goumem_alloc::{PageCount, SessionNumber, SizeClass};
+use goumem_alloc::{PageCount, PageIndex, SessionNumber, SizeClass};
 
 use crate::sync::{AtomicU64, Ordering, load_acquire};
 
@@ -23,6 +23,9 @@ const CLASS_MASK: u64 = 0x7f;
 const LESSEE_MASK: u64 = 0xffff;
 const EPOCH_MASK: u64 = 0xfff;
 const PAGES_MASK: u64 = 0xff_ffff;
+/// The state of a span's first page, and of its others.
+const HEAD: u64 = 1;
+const INTERIOR: u64 = 2;
 
 /// Counts the leases of a page, modulo 2^12.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +87,70 @@ pub enum PageEntry {
     Retired,
 }
 
+/// What the entries of a page and of its span's head say of where the page belongs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SpanPlace {
+    pub(crate) first: PageIndex,
+    pub(crate) class: SizeClass,
+    pub(crate) lessee: SessionNumber,
+    pub(crate) pages: PageCount,
+}
+
+impl SpanPlace {
+    /// Finds the span that `page` belongs to. `load` returns the bits of a page's entry, or `None`
+    /// outside of the pool. It is what every look-up of a handle begins with: two loads at most,
+    /// and no more of the entries taken apart than is needed.
+    #[inline(always)]
+    pub(crate) fn find(page: PageIndex, load: impl Fn(PageIndex) -> Option<u64>) -> Option<Self> {
+        let bits = load(page)?;
+        let (first, bits) = match bits >> STATE_SHIFT {
+            HEAD => (page, bits),
+            INTERIOR => {
+                let back = PageCount::new(low_u32(bits & PAGES_MASK));
+                let first = page.checked_sub(back)?;
+                (first, load(first)?)
+            }
+            _ => return None,
+        };
+        let pages = PageCount::new(low_u32(bits & PAGES_MASK));
+        let class = SizeClass::from_index(low_u8(bits >> CLASS_SHIFT & CLASS_MASK))?;
+        let reached = page.get() - first.get() < pages.get();
+        if bits >> STATE_SHIFT != HEAD || !reached {
+            return None;
+        }
+        Some(Self {
+            first,
+            class,
+            lessee: SessionNumber::new(low_u16(bits >> LESSEE_SHIFT & LESSEE_MASK)),
+            pages,
+        })
+    }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "masked to 24 bits by the callers"
+)]
+const fn low_u32(bits: u64) -> u32 {
+    bits as u32
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "masked to 7 bits by the caller"
+)]
+const fn low_u8(bits: u64) -> u8 {
+    bits as u8
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "masked to 16 bits by the caller"
+)]
+const fn low_u16(bits: u64) -> u16 {
+    bits as u16
+}
+
 impl PageEntry {
     /// Returns the entry's bits.
     pub fn to_bits(self) -> u64 {
@@ -96,14 +163,14 @@ impl PageEntry {
                 epoch,
                 pages,
             } => {
-                1 << STATE_SHIFT
+                HEAD << STATE_SHIFT
                     | class_bits(class)
                     | u64::from(lessee.get()) << LESSEE_SHIFT
                     | u64::from(epoch.0) << EPOCH_SHIFT
                     | u64::from(pages.get()) & PAGES_MASK
             }
             Self::Interior { class, back, epoch } => {
-                2 << STATE_SHIFT
+                INTERIOR << STATE_SHIFT
                     | class_bits(class)
                     | u64::from(epoch.0) << EPOCH_SHIFT
                     | u64::from(back.get()) & PAGES_MASK
@@ -113,6 +180,7 @@ impl PageEntry {
     }
 
     /// Returns the entry that the bits say, or `None` for bits that no daemon writes.
+    #[inline(always)]
     pub fn from_bits(bits: u64) -> Option<Self> {
         let narrow = |shift: u32, mask: u64| u32::try_from(bits >> shift & mask).expect("masked");
         let class = || SizeClass::from_index(u8::try_from(narrow(CLASS_SHIFT, CLASS_MASK)).ok()?);
@@ -120,13 +188,13 @@ impl PageEntry {
         let pages = PageCount::new(narrow(0, PAGES_MASK));
         Some(match bits >> STATE_SHIFT {
             0 => Self::Free { epoch },
-            1 if pages.get() > 0 => Self::Head {
+            HEAD if pages.get() > 0 => Self::Head {
                 class: class()?,
                 lessee: SessionNumber::new(u16::try_from(narrow(LESSEE_SHIFT, LESSEE_MASK)).ok()?),
                 epoch,
                 pages,
             },
-            2 if pages.get() > 0 => Self::Interior {
+            INTERIOR if pages.get() > 0 => Self::Interior {
                 class: class()?,
                 back: pages,
                 epoch,
@@ -144,6 +212,7 @@ pub struct PageEntryWord(AtomicU64);
 
 impl PageEntryWord {
     #[cfg(not(loom))]
+    #[inline]
     pub(crate) fn from_atomic(word: &AtomicU64) -> &Self {
         // SAFETY:
         // - PageEntryWord is repr(transparent) over AtomicU64;
@@ -155,9 +224,17 @@ impl PageEntryWord {
     ///
     /// # Memory ordering
     /// Acquire: the span's initialised slot words are visible after.
+    #[inline(always)]
     pub fn load(&self) -> Option<PageEntry> {
         // ORDERING: pairs with the Release store in `publish`.
         PageEntry::from_bits(load_acquire(&self.0))
+    }
+
+    /// As `load`, not taken apart.
+    #[inline(always)]
+    pub(crate) fn load_bits(&self) -> u64 {
+        // ORDERING: pairs with the Release store in `publish`.
+        load_acquire(&self.0)
     }
 
     /// Publishes the entry; a HEAD or FREE entry is the commit of a lease or a return.

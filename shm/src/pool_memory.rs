@@ -21,14 +21,16 @@ use crate::member::MemberWord;
 use crate::note::PageNote;
 use crate::os::fork::in_child_of_init;
 use crate::os::{MapPlan, Mapping};
-use crate::page_map::{PageEntry, PageEntryWord, SpanEpoch};
+use crate::page_map::{PageEntry, PageEntryWord, SpanEpoch, SpanPlace};
 use crate::records::{RECORD_WORDS, RecordSlot};
 use crate::shape::{Shape, ShapeWord};
 use crate::slot::{SlotRefusal, SlotWord};
 
 mod access;
+mod living;
 mod span_words;
 
+pub use living::Living;
 pub use span_words::{BlockPlace, PageRecord, SlotRun};
 
 /// CONTROL and DATA of a pool, mapped.
@@ -134,16 +136,19 @@ impl PoolMemory {
     }
 
     /// Returns the pool's id.
+    #[inline]
     pub fn pool(&self) -> PoolId {
         self.pool
     }
 
     /// Returns where everything lies.
+    #[inline]
     pub fn geometry(&self) -> &PoolGeometry {
         &self.geometry
     }
 
     /// Returns whether DATA may be written.
+    #[inline]
     pub fn is_writable(&self) -> bool {
         self.data.is_writable()
     }
@@ -175,26 +180,26 @@ impl PoolMemory {
     }
 
     /// Returns the handle of the block at `offset` in its life `generation`.
+    #[inline]
     pub fn handle(&self, generation: Generation, offset: Offset) -> Handle {
         Handle::new(self.pool, generation, offset, HandleKind::Block)
     }
 
     /// Returns the page-map entry of `page`, or `None` outside of the pool or for bits that no
     /// daemon writes.
+    #[inline(always)]
     pub fn entry(&self, page: PageIndex) -> Option<PageEntry> {
         self.entry_word(page)?.load()
     }
 
     /// Returns the word of the page-map entry of `page`, or `None` outside of the pool.
+    #[inline(always)]
     pub fn entry_word(&self, page: PageIndex) -> Option<&PageEntryWord> {
         if page.get() >= self.geometry.n_pages().get() {
             return None;
         }
-        let word = self
-            .control
-            .atomic_u64(self.geometry.entry_offset(page))
-            .ok()?;
-        Some(PageEntryWord::from_atomic(word))
+        let word = self.control.control_word(self.geometry.entry_offset(page));
+        word.map(PageEntryWord::from_atomic)
     }
 
     /// Returns CONTROL's record of `page`, or `None` outside of the pool.
@@ -227,12 +232,24 @@ impl PoolMemory {
     ///
     /// # Panics
     /// When the page is outside: callers have it from a checked entry.
+    #[inline(always)]
     pub fn note(&self, page: PageIndex) -> &PageNote {
-        let word = self.data.atomic_u64(self.geometry.note_offset(page));
+        let word = self.data.control_word(self.geometry.note_offset(page));
         PageNote::from_atomic(word.expect("notes of checked pages are mapped"))
     }
 
+    /// Flags the span at `offset` as one that holds a block whose owner is not its lessee; `None`
+    /// where no span is.
+    #[inline]
+    pub(crate) fn flag_adopted(&self, offset: Offset) -> Option<()> {
+        let load = |page| Some(self.entry_word(page)?.load_bits());
+        let span = SpanPlace::find(self.geometry.page_of(offset)?, load)?;
+        self.note(span.first).set_holds_adopted();
+        Some(())
+    }
+
     /// Returns the slot words of a span, or `None` when no such span fits the pool.
+    #[inline]
     pub fn slot_run(
         &self,
         first: PageIndex,
@@ -255,38 +272,24 @@ impl PoolMemory {
 
     /// Returns the block that starts at `offset`, by the page map alone: whether it is alive its
     /// slot word says. `None` in a forked child, where no page map is.
+    #[inline(always)]
     pub fn block_at(&self, offset: Offset) -> Option<BlockPlace> {
         if in_child_of_init() {
             return None;
         }
         let page = self.geometry.page_of(offset)?;
-        let (first_page, head) = match self.entry(page)? {
-            head @ PageEntry::Head { .. } => (page, head),
-            PageEntry::Interior { back, .. } => {
-                let first = page.checked_sub(back)?;
-                (first, self.entry(first)?)
-            }
-            PageEntry::Free { .. } | PageEntry::Retired => return None,
-        };
-        let PageEntry::Head {
-            class,
-            lessee,
-            pages,
-            ..
-        } = head
-        else {
-            return None;
-        };
-        if !self.span_fits(first_page, class, pages) || page >= first_page.checked_add(pages)? {
+        let load = |page| Some(self.entry_word(page)?.load_bits());
+        let span = SpanPlace::find(page, load)?;
+        if !self.span_fits(span.first, span.class, span.pages) {
             return None;
         }
-        let in_span = offset.get() - self.geometry.page_offset(first_page).get();
-        let slot = class.slot_of(in_span, pages)?;
+        let in_span = offset.get() - self.geometry.page_offset(span.first).get();
+        let slot = span.class.slot_of(in_span, span.pages)?;
         Some(BlockPlace {
-            first_page,
-            pages,
-            class,
-            lessee,
+            first_page: span.first,
+            pages: span.pages,
+            class: span.class,
+            lessee: span.lessee,
             slot,
             offset,
         })
@@ -296,6 +299,7 @@ impl PoolMemory {
     ///
     /// # Errors
     /// `WrongPool`, `WrongKind`, `Stale`, `Forked`.
+    #[inline]
     pub fn locate(&self, handle: Handle) -> Result<BlockPlace, AccessError> {
         if handle.pool() != self.pool {
             return Err(AccessError::WrongPool {
@@ -320,6 +324,7 @@ impl PoolMemory {
     ///
     /// # Errors
     /// `WrongPool`, `WrongKind`, `Stale`, `Forked`.
+    #[inline]
     pub fn resolve(&self, handle: Handle) -> Result<BlockPlace, AccessError> {
         let at = self.locate(handle)?;
         if self.slot(&at).load().is_live(handle.generation()) {
@@ -333,11 +338,12 @@ impl PoolMemory {
     ///
     /// # Panics
     /// When the place is not one of this pool: callers have it from `block_at` and its like.
+    #[inline(always)]
     pub fn slot(&self, at: &BlockPlace) -> &SlotWord {
         let offset = self
             .geometry
             .slot_offset(at.first_page, at.class, at.pages, at.slot);
-        let word = self.data.atomic_u64(offset);
+        let word = self.data.control_word(offset);
         SlotWord::from_atomic(word.expect("words of checked blocks are mapped"))
     }
 
@@ -345,12 +351,30 @@ impl PoolMemory {
     ///
     /// # Panics
     /// As `slot`.
+    #[inline(always)]
     pub fn shape(&self, at: &BlockPlace) -> &ShapeWord {
         let offset = self
             .geometry
             .shape_offset(at.first_page, at.class, at.pages, at.slot);
-        let word = self.data.atomic_u64(offset);
+        let word = self.data.control_word(offset);
         ShapeWord::from_atomic(word.expect("words of checked blocks are mapped"))
+    }
+
+    /// Returns both words of a block, as `slot` and `shape`, for less than twice the work.
+    ///
+    /// # Panics
+    /// As `slot`.
+    #[inline(always)]
+    pub(crate) fn words(&self, at: &BlockPlace) -> (&SlotWord, &ShapeWord) {
+        let (slot, shape) = self
+            .geometry
+            .word_offsets(at.first_page, at.class, at.pages, at.slot);
+        let slot = self.data.control_word(slot);
+        let shape = self.data.control_word(shape);
+        (
+            SlotWord::from_atomic(slot.expect("words of checked blocks are mapped")),
+            ShapeWord::from_atomic(shape.expect("words of checked blocks are mapped")),
+        )
     }
 
     /// Returns the shape of a block, checked against its class.
@@ -368,6 +392,7 @@ impl PoolMemory {
         Ok(shape)
     }
 
+    #[inline(always)]
     fn span_fits(&self, first: PageIndex, class: SizeClass, pages: PageCount) -> bool {
         let in_pool = first
             .checked_add(pages)
@@ -375,6 +400,7 @@ impl PoolMemory {
         in_pool && pages > PageCount::ZERO && (class.is_large() || pages <= MAX_SPAN_PAGES)
     }
 
+    #[inline]
     fn require_writable(&self) -> Result<(), AccessError> {
         if self.data.is_writable() {
             Ok(())
@@ -383,6 +409,7 @@ impl PoolMemory {
         }
     }
 
+    #[inline]
     pub(crate) fn writable_pointer(
         &self,
         offset: Offset,

@@ -26,6 +26,18 @@ pub struct Shape {
     pub length_bytes: u64,
 }
 
+impl Shape {
+    /// Returns the shape that the bits of a word say.
+    #[inline]
+    pub(crate) fn from_bits(bits: u64) -> Self {
+        let tag = u32::try_from(bits >> LENGTH_BITS).expect("24 bits are left after the shift");
+        Self {
+            type_tag: TypeTag::new(tag).expect("24 bits"),
+            length_bytes: bits & LENGTH_MASK,
+        }
+    }
+}
+
 /// The longest block a shape word can describe, in bytes.
 pub const MAX_LENGTH_BYTES: u64 = LENGTH_MASK;
 
@@ -36,6 +48,7 @@ pub struct ShapeWord(AtomicU64);
 
 impl ShapeWord {
     #[cfg(not(loom))]
+    #[inline]
     pub(crate) fn from_atomic(word: &AtomicU64) -> &Self {
         // SAFETY:
         // - ShapeWord is repr(transparent) over AtomicU64;
@@ -46,6 +59,7 @@ impl ShapeWord {
     /// Writes the shape of a block that is not exported yet.
     ///
     /// CRASH: the slot word is still FREE, so nobody reads the shape.
+    #[inline]
     pub fn store(&self, shape: Shape) {
         debug_assert!(
             shape.length_bytes <= MAX_LENGTH_BYTES,
@@ -58,14 +72,16 @@ impl ShapeWord {
     }
 
     /// Returns the shape. Whoever uses the length checks it against the class first.
+    #[inline]
     pub fn load(&self) -> Shape {
+        Shape::from_bits(self.load_bits())
+    }
+
+    /// As `load`, still packed.
+    #[inline]
+    pub(crate) fn load_bits(&self) -> u64 {
         // ORDERING: Relaxed; the reader has loaded the slot word with Acquire.
-        let word = self.0.load(Ordering::Relaxed);
-        let tag = u32::try_from(word >> LENGTH_BITS).expect("24 bits are left after the shift");
-        Shape {
-            type_tag: TypeTag::new(tag).expect("24 bits"),
-            length_bytes: word & LENGTH_MASK,
-        }
+        self.0.load(Ordering::Relaxed)
     }
 }
 

@@ -81,6 +81,7 @@ impl SlotWord {
     }
 
     #[cfg(not(loom))]
+    #[inline]
     pub(crate) fn from_atomic(word: &AtomicU64) -> &Self {
         // SAFETY:
         // - SlotWord is repr(transparent) over AtomicU64, so layout and validity are the same;
@@ -92,6 +93,7 @@ impl SlotWord {
     ///
     /// # Memory ordering
     /// Acquire: what the last transition's author wrote before it is visible after.
+    #[inline]
     pub fn load(&self) -> SlotSnapshot {
         // ORDERING: pairs with the Release store in `export` and the AcqRel in `attempt`.
         SlotSnapshot::from_raw(load_acquire(&self.0))
@@ -116,6 +118,7 @@ impl SlotWord {
     ///
     /// # Memory ordering
     /// Release: payload and shape written before are visible to whoever loads the word.
+    #[inline]
     pub fn export(&self, owner: SessionNumber) -> Result<Generation, SlotRefusal> {
         // ORDERING: Relaxed; pairs with nothing: the caller's own claim on the slot came with
         // an Acquire (page map, or the agent's re-read).
@@ -139,6 +142,7 @@ impl SlotWord {
     ///
     /// # Errors
     /// `DoubleFree` when the slot is just past this generation and free, else `Stale`.
+    #[inline]
     pub fn free(&self, generation: Generation) -> Result<Freed, SlotRefusal> {
         // CRASH: one step; only the hint may be missing, and the agent re-reads without it.
         self.transition(|word| {
@@ -160,6 +164,7 @@ impl SlotWord {
     ///
     /// # Errors
     /// `Stale`, which only a writer outside this library can have caused.
+    #[inline]
     pub fn free_taken(&self, holder: SessionNumber) -> Result<Freed, SlotRefusal> {
         // CRASH: one step, as in `free`.
         self.transition(|word| {
@@ -175,6 +180,7 @@ impl SlotWord {
     ///
     /// # Errors
     /// `Stale`, which only a writer outside this library can have caused.
+    #[inline]
     pub fn export_taken(
         &self,
         holder: SessionNumber,
@@ -219,6 +225,7 @@ impl SlotWord {
     ///
     /// # Errors
     /// `Stale`.
+    #[inline]
     pub fn adopt(
         &self,
         generation: Generation,
@@ -254,6 +261,7 @@ impl SlotWord {
     ///
     /// # Errors
     /// As `take`.
+    #[inline]
     pub fn take_over(
         &self,
         generation: Generation,

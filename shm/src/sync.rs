@@ -44,6 +44,7 @@ pub(crate) fn heavy_fence() {
 /// Loads with Acquire, in a way that is allowed in a read-only mapping: only Relaxed loads are
 /// guaranteed there ("Atomic accesses to read-only memory" in `core::sync::atomic`), and a fence
 /// behind one orders as much.
+#[inline]
 pub(crate) fn load_acquire(word: &AtomicU64) -> u64 {
     let value = word.load(Ordering::Relaxed);
     // ORDERING: Acquire; pairs with whatever Release wrote the value just loaded.

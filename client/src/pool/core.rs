@@ -311,10 +311,11 @@ impl PoolCore {
     }
 
     /// Takes the block that a handle names, for this session alone.
+    #[inline]
     pub(crate) fn take(
         &self,
         handle: Handle,
-        check: impl FnOnce(&PoolMemory) -> Result<(), AccessError>,
+        check: impl FnOnce(Shape) -> Result<(), AccessError>,
     ) -> Result<(RawBlock, Shape), Error> {
         let Some(taken) = &self.taken else {
             return Err(AccessError::ReadOnly {
@@ -322,9 +323,9 @@ impl PoolCore {
             }
             .into());
         };
-        check(&self.memory)?;
         // The session must not end between the look and the take.
-        let (block, shape, _was_kept) = self.heaps.while_open(|| taken.take_over(handle))??;
+        let take = || taken.take_over_if(handle, check);
+        let (block, shape, _was_kept) = self.heaps.while_open(take)??;
         Ok((block, shape))
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use goumem_alloc::Handle;
 use goumem_proto::v1::control_request::Call;
-use goumem_shm::{AccessError, OwnedBlock, PoolMemory, ShmType};
+use goumem_shm::{AccessError, OwnedBlock, ShmType};
 
 use super::Pool;
 use crate::block::Block;
@@ -34,7 +34,8 @@ impl Pool {
     /// # Ok::<(), goumem::Error>(())
     /// # }).unwrap();
     /// ```
-    pub fn resolve<T: ShmType>(&self, handle: Handle) -> Result<View<T>, Error> {
+    #[inline]
+    pub fn resolve<T: ShmType>(&self, handle: Handle) -> Result<View<'_, T>, Error> {
         self.core.session.check_open()?;
         View::resolve(&self.core.memory, handle)
     }
@@ -43,7 +44,8 @@ impl Pool {
     ///
     /// # Errors
     /// As `resolve`; `WrongLength` when the block is not a whole number of elements.
-    pub fn resolve_slice<E: ShmType>(&self, handle: Handle) -> Result<View<[E]>, Error> {
+    #[inline]
+    pub fn resolve_slice<E: ShmType>(&self, handle: Handle) -> Result<View<'_, [E]>, Error> {
         self.core.session.check_open()?;
         View::resolve_slice(&self.core.memory, handle)
     }
@@ -67,9 +69,10 @@ impl Pool {
     /// # Ok::<(), goumem::Error>(())
     /// # }).unwrap();
     /// ```
+    #[inline]
     pub fn take<T: ShmType>(&self, handle: Handle) -> Result<Block<T>, Error> {
-        let check = |memory: &PoolMemory| {
-            view::check_sized::<T>(memory, handle)?;
+        let check = |shape| {
+            view::check_sized::<T>(shape)?;
             check_alignment(handle, align_of::<T>())
         };
         let (block, _) = self.core.take(handle, check)?;
@@ -80,9 +83,10 @@ impl Pool {
     ///
     /// # Errors
     /// As `take`; `WrongLength` when the block is not a whole number of elements.
+    #[inline]
     pub fn take_slice<E: ShmType>(&self, handle: Handle) -> Result<Block<[E]>, Error> {
-        let check = |memory: &PoolMemory| {
-            view::check_slice::<E>(memory, handle)?;
+        let check = |shape| {
+            view::check_slice::<E>(shape)?;
             check_alignment(handle, align_of::<E>())
         };
         let (block, shape) = self.core.take(handle, check)?;
@@ -98,7 +102,7 @@ impl Pool {
     /// # Errors
     /// As [`resolve`](Self::resolve), and nothing has changed then; `ReadOnly`.
     pub fn adopt<T: ShmType>(&self, handle: Handle) -> Result<Shared<T>, Error> {
-        view::check_sized::<T>(&self.core.memory, handle)?;
+        View::<T>::resolve(&self.core.memory, handle)?;
         self.core.adopt(handle)?;
         Ok(Shared::adopted(self.core.clone(), handle))
     }
@@ -108,7 +112,7 @@ impl Pool {
     /// # Errors
     /// As `adopt`; `WrongLength` when the block is not a whole number of elements.
     pub fn adopt_slice<E: ShmType>(&self, handle: Handle) -> Result<Shared<[E]>, Error> {
-        view::check_slice::<E>(&self.core.memory, handle)?;
+        View::<[E]>::resolve_slice(&self.core.memory, handle)?;
         self.core.adopt(handle)?;
         Ok(Shared::adopted(self.core.clone(), handle))
     }
@@ -157,9 +161,11 @@ pub(crate) async fn keep(core: &Arc<super::PoolCore>, handle: Handle) -> Result<
 
 /// The payload starts at a multiple of 2 MiB in the mapping, so an offset is as aligned as its
 /// address.
+#[inline]
 fn check_alignment(handle: Handle, align: usize) -> Result<(), AccessError> {
     let offset = handle.offset().get();
-    if offset.is_multiple_of(align as u64) {
+    // An alignment is a power of two.
+    if offset & (align as u64 - 1) == 0 {
         return Ok(());
     }
     Err(AccessError::WrongLength {

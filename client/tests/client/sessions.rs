@@ -194,6 +194,6 @@ fn async_methods_work_inside_and_outside_of_tokio_and_so_does_blocking() {
     is_shareable::<goumem::Pool>();
     is_shareable::<goumem::Block<[u64]>>();
     is_shareable::<goumem::Shared<[u64]>>();
-    is_shareable::<goumem::View<u64>>();
+    is_shareable::<goumem::View<'_, u64>>();
     is_shareable::<goumem::Arena>();
 }

@@ -17,6 +17,7 @@ impl PoolMemory {
     ///
     /// # Errors
     /// `WrongPool`, `WrongKind`, `Stale`, `DoubleFree`, `ReadOnly`, `Forked`.
+    #[inline]
     pub fn free(&self, handle: Handle) -> Result<Freed, AccessError> {
         let at = self.locate(handle)?;
         let freed = self.free_at(&at, handle)?;
@@ -30,6 +31,7 @@ impl PoolMemory {
     ///
     /// # Errors
     /// `Stale`, `DoubleFree`, `ReadOnly`, `Forked`.
+    #[inline]
     pub fn free_at(&self, at: &BlockPlace, handle: Handle) -> Result<Freed, AccessError> {
         self.require_writable()?;
         if in_child_of_init() {
@@ -41,6 +43,7 @@ impl PoolMemory {
     }
 
     /// Frees the block at a place, which `holder` took over.
+    #[inline]
     pub(crate) fn free_taken_at(
         &self,
         at: &BlockPlace,
@@ -56,6 +59,7 @@ impl PoolMemory {
     ///
     /// # Errors
     /// `WrongPool`, `WrongKind`, `Stale`, `ReadOnly`, `Forked`.
+    #[inline]
     pub fn adopt(&self, handle: Handle, session: SessionNumber) -> Result<bool, AccessError> {
         self.require_writable()?;
         let at = self.locate(handle)?;
@@ -73,6 +77,7 @@ impl PoolMemory {
     /// # Errors
     /// As `resolve`; `OutOfRange` past the block's length; `Stale` when the block was freed or
     /// taken during the copy (what was copied is not to be used).
+    #[inline]
     pub fn read(
         &self,
         handle: Handle,
@@ -87,6 +92,7 @@ impl PoolMemory {
     ///
     /// # Errors
     /// As `read`.
+    #[inline]
     pub fn read_resolved(
         &self,
         at: &BlockPlace,
@@ -194,6 +200,7 @@ impl PoolMemory {
 
     /// As [`checked_shape`](Self::checked_shape), for a handle whose block was alive just now: a
     /// shape that makes no sense because the block was freed since is `Stale`.
+    #[inline]
     pub(crate) fn live_shape(&self, at: &BlockPlace, handle: Handle) -> Result<Shape, AccessError> {
         let shape = self.checked_shape(at);
         shape.map_err(|error| self.unless_stale(at, handle, error))
@@ -208,6 +215,7 @@ impl PoolMemory {
         self.require_live(at, handle).err().unwrap_or(error)
     }
 
+    #[inline]
     fn require_live(&self, at: &BlockPlace, handle: Handle) -> Result<(), AccessError> {
         if self.slot(at).load().is_live(handle.generation()) {
             Ok(())
@@ -216,6 +224,7 @@ impl PoolMemory {
         }
     }
 
+    #[inline]
     fn tell_agent(&self, at: &BlockPlace, freed: Freed) {
         if freed == Freed::Free {
             self.note(at.first_page).hint_free();

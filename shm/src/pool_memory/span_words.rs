@@ -24,6 +24,7 @@ pub struct BlockPlace {
 
 impl BlockPlace {
     /// Returns how many bytes the block has.
+    #[inline]
     pub fn usable_bytes(&self) -> u64 {
         self.class.usable_in(self.pages)
     }
@@ -48,6 +49,7 @@ impl<'a> SlotRun<'a> {
     ///
     /// # Panics
     /// When the span has no such slot: slots are counted by the caller from the same class.
+    #[inline]
     pub fn word(&self, slot: u32) -> &'a SlotWord {
         let n = self.words.len();
         let position = slot as usize + self.rotation;
@@ -57,6 +59,7 @@ impl<'a> SlotRun<'a> {
     }
 
     /// Returns every word, in an order that is not that of the slots.
+    #[inline]
     pub fn words(&self) -> impl Iterator<Item = &'a SlotWord> + use<'a> {
         self.words.iter().map(SlotWord::from_atomic)
     }

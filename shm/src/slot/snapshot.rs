@@ -33,6 +33,7 @@ pub enum SlotState {
 pub struct SlotSnapshot(u64);
 
 impl SlotSnapshot {
+    #[inline]
     pub(super) fn pack(
         generation: Generation,
         owner: SessionNumber,
@@ -55,32 +56,38 @@ impl SlotSnapshot {
     }
 
     /// Takes a word apart, whatever stands in it.
+    #[inline]
     pub(super) fn from_raw(word: u64) -> Self {
         Self(word)
     }
 
     /// The word with the pinned bit set or clear.
+    #[inline]
     pub(super) fn with_pin(self, pinned: bool) -> Self {
         Self(self.0 & !PINNED | u64::from(pinned))
     }
 
     /// Returns the word as it was read.
+    #[inline]
     pub fn raw(self) -> u64 {
         self.0
     }
 
     /// Returns which reuse of the slot this is.
+    #[inline]
     pub fn generation(self) -> Generation {
         Generation::new(self.0 >> GENERATION_SHIFT).expect("44 bits are left after the shift")
     }
 
     /// Returns the owner: nobody unless the state is SHARED or TAKEN.
+    #[inline]
     pub fn owner(self) -> SessionNumber {
         let bits = self.0 >> OWNER_SHIFT & OWNER_MASK;
         SessionNumber::new(u16::try_from(bits).expect("masked to 16 bits"))
     }
 
     /// Returns the state, or `None` for bits that no transition writes.
+    #[inline]
     pub fn state(self) -> Option<SlotState> {
         match self.0 >> STATE_SHIFT & STATE_MASK {
             0 => Some(SlotState::Free),
@@ -93,17 +100,20 @@ impl SlotSnapshot {
     }
 
     /// Returns whether a pin record stands behind the block (a projection: the table decides).
+    #[inline]
     pub fn is_pinned(self) -> bool {
         self.0 & PINNED != 0
     }
 
     /// Returns whether a handle of `generation` names a living block here.
+    #[inline]
     pub fn is_live(self, generation: Generation) -> bool {
         self.generation() == generation
             && matches!(self.state(), Some(SlotState::Shared | SlotState::Kept))
     }
 
     /// Returns whether the block is freed when the session `owner` ends.
+    #[inline]
     pub fn goes_with(self, owner: SessionNumber) -> bool {
         self.owner() == owner && matches!(self.state(), Some(SlotState::Shared | SlotState::Taken))
     }
@@ -111,6 +121,7 @@ impl SlotSnapshot {
     /// The word after the block is freed: stale for every handle of this generation.
     ///
     /// A generation at its maximum stays there; such a slot is never exported again.
+    #[inline]
     pub(super) fn freed(self) -> (Self, Freed) {
         let generation = self.generation().next().unwrap_or(Generation::MAX);
         let (state, freed) = if self.is_pinned() {
