@@ -3,30 +3,35 @@
 //! session's death.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
-use goumem_alloc::{Handle, PoolId, SessionNumber};
+use goumem_alloc::{Handle, PoolId, SessionNumber, WORD_BYTES};
 use goumem_proto::model::{
     Access, ArenaHolder, ArenaHolders, ArenaInfo, ArenaPoolInfo, ArenaPoolStat, Backing,
     Permissions, RequestId,
 };
 use goumem_proto::name::{ArenaName, PoolName};
 use goumem_shm::arena::ArenaState;
-use goumem_shm::header::PoolState as HeaderState;
+use goumem_shm::header::{MadeBy, PoolState as HeaderState};
 use goumem_shm::os::Segment;
+use goumem_shm::root::RequestOp;
 use goumem_shm::{AccessError, ArenaMemory};
 
 use crate::error::Error;
 use crate::mappers::Mappers;
 use crate::permission;
 use crate::pool::{Shared, TablePages};
-use crate::session::{Caller, Session};
+use crate::session::{Caller, Intent, Session};
 
 mod holders;
+mod recover;
 mod waiters;
 
 use holders::Holders;
+pub(crate) use recover::recover;
 use waiters::Waiter;
 pub use waiters::{GrantedArena, WaitTicket, Waited};
 
@@ -43,8 +48,8 @@ pub struct ArenaPool {
     pub permissions: Permissions,
     shared: Arc<Shared>,
     memory: ArenaMemory,
-    control: Segment,
-    data: Segment,
+    control: Arc<Segment>,
+    data: Arc<Segment>,
     /// Payload bytes, all committed at creation.
     payload_bytes: u64,
     state: Mutex<ArenaPoolState>,
@@ -71,8 +76,8 @@ pub(crate) struct ArenaPoolParts {
     pub(crate) backing: Backing,
     pub(crate) permissions: Permissions,
     pub(crate) memory: ArenaMemory,
-    pub(crate) control: Segment,
-    pub(crate) data: Segment,
+    pub(crate) control: Arc<Segment>,
+    pub(crate) data: Arc<Segment>,
     pub(crate) control_tables: TablePages,
     pub(crate) data_table_bytes: u64,
 }
@@ -104,22 +109,6 @@ impl ArenaPool {
         };
         pool.memory.set_waiters(false);
         pool
-    }
-
-    /// Frees every arena after a restart: whoever held them is gone.
-    pub(crate) fn recover(&self) {
-        for index in 0..self.memory.geometry().arenas() {
-            if let Some(words) = self.memory.words(index) {
-                words.force_free();
-            }
-        }
-        for index in 0..goumem_alloc::MAX_RECORDS {
-            match self.memory.record(index) {
-                Some(record) if record.load() != Ok(None) => record.clear(),
-                Some(_) => {}
-                None => break,
-            }
-        }
     }
 
     /// Returns what the arena pool is.
@@ -180,10 +169,16 @@ impl ArenaPool {
     ///
     /// # Errors
     /// `SessionExpired`, `PoolDestroyed`, `Os`.
-    pub fn hand_out(&self, session: &Session, access: Access) -> Result<(OwnedFd, OwnedFd), Error> {
+    pub fn hand_out(
+        &self,
+        session: &Session,
+        access: Access,
+        now: Instant,
+    ) -> Result<(OwnedFd, OwnedFd), Error> {
         let mut state = self.lock();
         session.require_live()?;
         self.require_usable(&state)?;
+        self.note_use(&mut state, session, now)?;
         let control = self
             .control
             .hand_out(false)
@@ -193,6 +188,7 @@ impl ArenaPool {
             .hand_out(access == Access::ReadWrite)
             .map_err(|e| Error::os("hand out DATA", e))?;
         state.mapped_by.add(session.number);
+        self.write_member(&state, session);
         Ok((control, data))
     }
 
@@ -209,6 +205,9 @@ impl ArenaPool {
         session.once(request_id, || {
             let mut state = self.lock();
             session.require_live()?;
+            if self.memory.resolve(arena).is_ok() {
+                session.intend(request_id, Intent::about(RequestOp::ReturnArena, arena));
+            }
             self.memory.give_back(arena, session.number)?;
             self.serve(&mut state);
             Ok(())
@@ -231,6 +230,7 @@ impl ArenaPool {
             let state = self.lock();
             session.require_live()?;
             self.require_holder(&state, session, arena)?;
+            session.intend(request_id, Intent::about(RequestOp::ArenaAlloc, arena));
             Ok(self
                 .memory
                 .alloc(arena, session.number, size_bytes, align_bytes)?)
@@ -252,6 +252,7 @@ impl ArenaPool {
             let state = self.lock();
             session.require_live()?;
             self.require_holder(&state, session, allocation)?;
+            session.intend(request_id, Intent::about(RequestOp::ArenaFree, allocation));
             Ok(self.memory.free(allocation, session.number, size_bytes)?)
         })
     }
@@ -269,6 +270,7 @@ impl ArenaPool {
         session.once(request_id, || {
             let _state = self.lock();
             session.require_live()?;
+            session.intend(request_id, Intent::about(RequestOp::ResetArena, arena));
             let arena = self.memory.reset(arena, session.number)?;
             Ok(self.arena_info(arena, Access::ReadWrite))
         })
@@ -309,6 +311,22 @@ impl ArenaPool {
         Ok(used.saturating_sub(at.inside_bytes))
     }
 
+    /// Says which run of the daemon has it now.
+    pub(crate) fn set_run(&self, instance: u64, epoch: u64) {
+        self.memory.header().set_run(instance, epoch);
+    }
+
+    /// Leaves its names where they are when it is dropped, for the next daemon.
+    pub(crate) fn leave(&self) {
+        self.control.keep();
+        self.data.keep();
+    }
+
+    /// Returns the request that made it.
+    pub(crate) fn made_by(&self) -> MadeBy {
+        self.memory.header().made_by()
+    }
+
     /// Begins the end: no new opens, gets or attaches. Returns the sessions to tell, or `None` when
     /// it has begun before.
     pub fn destroy(&self) -> Option<Vec<SessionNumber>> {
@@ -327,7 +345,14 @@ impl ArenaPool {
 
     /// Notes that a session has unmapped it, once.
     pub fn unmap(&self, session: &Session) {
-        self.lock().mapped_by.remove_one(session.number);
+        let mut state = self.lock();
+        state.mapped_by.remove_one(session.number);
+        self.write_member(&state, session);
+    }
+
+    /// Returns whether it is being destroyed.
+    pub(crate) fn is_destroying(&self) -> bool {
+        self.lock().destroying
     }
 
     /// Returns whether it is being destroyed and nobody maps it any more.
@@ -338,13 +363,18 @@ impl ArenaPool {
 
     /// Gives everything back: for an arena pool that is gone. Called once, before it is dropped.
     pub(crate) fn dismantle(&self) {
+        self.give_everything_back();
+        self.remove_files();
+    }
+
+    /// Takes the arena pool out of the budget and out of its owner's quota. Called once.
+    fn give_everything_back(&self) {
         let state = self.lock();
         let bytes = self.payload_bytes + state.data_table_bytes + state.tables.bytes();
         self.shared.budget.release(bytes);
         self.shared
             .quotas
             .discharge(self.permissions.uid, self.payload_bytes);
-        self.remove_files();
     }
 
     /// CONTROL last: it says that the pool is being destroyed, should the daemon die in between.
@@ -382,6 +412,7 @@ impl ArenaPool {
             .waiters
             .retain(|waiter| waiter.session.number != dead.number);
         state.mapped_by.remove_all(dead.number);
+        self.write_member(&state, dead);
         self.serve(&mut state);
         freed
     }
@@ -507,6 +538,57 @@ impl ArenaPool {
             }
             .into())
         }
+    }
+
+    /// Notes that a session is about to hold something here, for the next daemon too.
+    ///
+    /// # Errors
+    /// `BudgetExhausted`, `NoSpace`.
+    fn note_use(
+        &self,
+        state: &mut ArenaPoolState,
+        session: &Session,
+        now: Instant,
+    ) -> Result<(), Error> {
+        if state.mapped_by.may_hold(session.number) {
+            return Ok(());
+        }
+        let start = self.memory.geometry().members_range().start
+            + u64::from(session.number.get()) * WORD_BYTES;
+        self.back(state, start..start + WORD_BYTES, now)?;
+        state.mapped_by.note_use(session.number);
+        self.write_member(state, session);
+        Ok(())
+    }
+
+    fn write_member(&self, state: &ArenaPoolState, session: &Session) {
+        let member = state.mapped_by.member(session);
+        let word = self.memory.member(session.number);
+        if word.load() != member {
+            word.store(member);
+        }
+    }
+
+    /// Backs a part of CONTROL with memory.
+    fn back(
+        &self,
+        state: &mut ArenaPoolState,
+        range: Range<u64>,
+        now: Instant,
+    ) -> Result<(), Error> {
+        for run in state.tables.missing(std::iter::once(range)) {
+            let bytes = run.end - run.start;
+            self.shared.budget.reserve(bytes, now)?;
+            if let Err(source) = self.control.commit(run.clone()) {
+                self.shared.budget.release(bytes);
+                return Err(Error::NoSpace {
+                    requested_bytes: bytes,
+                    source,
+                });
+            }
+            state.tables.insert(&run);
+        }
+        Ok(())
     }
 
     fn require_usable(&self, state: &ArenaPoolState) -> Result<(), Error> {

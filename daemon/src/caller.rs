@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use goumem_proto::model::{ProtocolError, SESSION_METADATA_KEY, SessionToken};
-use goumem_shm::os::peer::PidFd;
 use tonic::Request;
 use tonic::metadata::MetadataMap;
 
@@ -91,28 +90,8 @@ fn session_of(
 ) -> Result<Arc<Session>, Error> {
     let session = sessions
         .by_token(token)
-        .filter(|session| session.is_live() && is_of(session, caller))
+        .filter(|session| session.is_live() && session.is_of(caller))
         .ok_or(Error::SessionExpired)?;
     session.touch(now);
     Ok(session)
-}
-
-/// Returns whether the session is of the process that calls.
-fn is_of(session: &Session, caller: &Caller) -> bool {
-    let same_process = match (&session.pidfd, &caller.pidfd) {
-        (Some(ours), Some(theirs)) => Arc::ptr_eq(ours, theirs) || same_process(ours, theirs),
-        // Remote, or of another pid namespace, where nothing better than the token is to be had.
-        (None, None) => true,
-        _ => false,
-    };
-    session.uid == caller.uid && same_process
-}
-
-/// Returns whether two pidfds are of one process. Where the kernel gives them no inodes of their
-/// own, the pid decides: it is not used again while the first process lives.
-fn same_process(one: &PidFd, other: &PidFd) -> bool {
-    match (one.inode(), other.inode()) {
-        (Some(one), Some(other)) => one == other,
-        _ => one.pid() == other.pid() && !one.is_dead(),
-    }
 }

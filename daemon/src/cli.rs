@@ -6,16 +6,18 @@ use std::pin::pin;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use goumem_shm::os::paths::keeper_socket_path;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, Invocation, KEEPER_ARGUMENT};
+use crate::keeper::{drop_kept, keeper_main};
 use crate::listen::{ListenError, Listeners};
 use crate::logging::{self, LogError};
-use crate::run::{RunError, run};
+use crate::run::{RunError, Shutdown, run_until};
 use crate::status::chain;
 
+const INTERRUPT: &str = "SIGINT";
 /// EX_USAGE of sysexits.h: the command line or the environment is wrong.
 const EXIT_USAGE: u8 = 64;
 /// As the shell has it for a program that SIGINT ends.
@@ -39,11 +41,17 @@ enum CliError {
     Listen(#[from] ListenError),
     #[error(transparent)]
     Run(#[from] RunError),
+    #[error("could not end the keeper")]
+    Drop(#[source] io::Error),
 }
 
 /// Is goumemd, from its command line (the program's name first) to its exit code. Any program can
 /// become the daemon by it.
 pub fn cli_main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args: Vec<OsString> = args.into_iter().collect();
+    if args.get(1).is_some_and(|arg| arg == KEEPER_ARGUMENT) {
+        return keeper_main(args.into_iter().skip(2));
+    }
     match cli(args) {
         Ok(code) => code,
         // Help and the version, which go to stdout, and what clap has to say about flags.
@@ -68,8 +76,15 @@ pub fn cli_main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn cli(args: impl IntoIterator<Item = OsString>) -> Result<ExitCode, CliError> {
-    let (config, log) = Config::from_args(args)?;
+    let Invocation {
+        config,
+        log,
+        drop_kept,
+    } = Config::from_args(args)?;
     logging::init(log)?;
+    if drop_kept {
+        return end_keeper(&config);
+    }
     raise_fd_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(
@@ -89,13 +104,19 @@ fn cli(args: impl IntoIterator<Item = OsString>) -> Result<ExitCode, CliError> {
 async fn serve(config: Config) -> Result<ExitCode, CliError> {
     let mut signals = Signals::listen().map_err(CliError::Runtime)?;
     let listeners = Listeners::bind(&config)?;
-    let shutdown = CancellationToken::new();
-    let mut running = pin!(run(config, listeners, shutdown.clone()));
+    let shutdown = Shutdown::default();
+    let mut running = pin!(run_until(config, listeners, shutdown.clone()));
     tokio::select! {
         ended = &mut running => return Ok(ended.map(|()| ExitCode::SUCCESS)?),
-        name = signals.next() => info!(signal = name, "ending; a second signal ends at once"),
+        name = signals.next() => {
+            info!(signal = name, "ending; a second signal ends at once");
+            if name == INTERRUPT {
+                // Ctrl-C: whoever sits at the terminal wants nothing left behind.
+                shutdown.forget.cancel();
+            }
+        }
     }
-    shutdown.cancel();
+    shutdown.begin.cancel();
     tokio::select! {
         ended = &mut running => Ok(ended.map(|()| ExitCode::SUCCESS)?),
         name = signals.next() => {
@@ -125,11 +146,24 @@ impl Signals {
     /// Waits for the next one and returns its name.
     async fn next(&mut self) -> &'static str {
         tokio::select! {
-            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.interrupt.recv() => INTERRUPT,
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.hangup.recv() => "SIGHUP",
         }
     }
+}
+
+/// Ends the keeper of a daemon that has ended, and everything in it.
+fn end_keeper(config: &Config) -> Result<ExitCode, CliError> {
+    // The lock: no daemon runs, and none starts meanwhile.
+    let _lock = Listeners::lock(config)?;
+    let socket = keeper_socket_path(&config.socket).map_err(ListenError::Path)?;
+    if drop_kept(&socket).map_err(CliError::Drop)? {
+        info!("ended the keeper: pools and sessions that it held are gone");
+    } else {
+        info!(socket = %socket.display(), "there is no keeper");
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Pools, sessions and connections are fds, and the usual limit of 1024 is there for programs that

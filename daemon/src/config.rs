@@ -55,9 +55,46 @@ pub struct Config {
     pub max_connections: u32,
     /// How long calls that are under way get when the daemon ends.
     pub drain_deadline: Duration,
+    /// What holds memory and sessions while no daemon runs.
+    pub keeper: Keeper,
+    /// Whether they are left to the keeper when this daemon ends in order, for the next one. Else
+    /// everything ends with it.
+    pub keep_on_exit: bool,
     /// Where and how much the daemon keeps.
     pub limits: Limits,
 }
+
+/// What holds the daemon's fds for the next daemon.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Keeper {
+    /// Nothing: pools and sessions end with the daemon, however it ends.
+    None,
+    /// A process that the daemon starts and replaces.
+    Process {
+        /// A program that calls [`keeper_main`](crate::keeper_main) when its arguments begin with
+        /// `args`, on what follows them.
+        program: PathBuf,
+        /// See there.
+        args: Vec<OsString>,
+    },
+}
+
+impl Keeper {
+    /// Returns this program again, which calls [`keeper_main`](crate::keeper_main) when its first
+    /// argument is `keeper`.
+    ///
+    /// # Errors
+    /// When the OS cannot say which program this is.
+    pub fn this_program() -> std::io::Result<Self> {
+        Ok(Self::Process {
+            program: std::env::current_exe()?,
+            args: vec![KEEPER_ARGUMENT.into()],
+        })
+    }
+}
+
+/// The first argument of a program that shall be the keeper.
+pub(crate) const KEEPER_ARGUMENT: &str = "keeper";
 
 /// Where and how much the daemon keeps.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,6 +126,9 @@ pub enum ConfigError {
     /// The socket cannot be there.
     #[error("socket path cannot be used")]
     Socket(#[from] PathError),
+    /// The keeper is this program again, and the OS does not say which that is.
+    #[error("could not find this program, to be the keeper")]
+    Program(#[source] std::io::Error),
     /// Whoever reaches the address could use the daemon, and nothing tells who that is.
     #[error("TCP address {address} is not a loopback one; only those are served without TLS")]
     NotLoopback {
@@ -108,6 +148,8 @@ impl Config {
             tcp: None,
             max_connections: DEFAULT_MAX_CONNECTIONS,
             drain_deadline: DEFAULT_DRAIN_DEADLINE,
+            keeper: Keeper::None,
+            keep_on_exit: false,
             limits: Limits {
                 data_dir: directory.join("data"),
                 backing: Backing::Memfd,
@@ -127,18 +169,32 @@ impl Config {
     ///
     /// Any [`ConfigError`]. `--help` and `--version` are [`ConfigError::Usage`] too, with the exit
     /// code 0.
-    pub fn from_args(
-        args: impl IntoIterator<Item = OsString>,
-    ) -> Result<(Self, LogConfig), ConfigError> {
+    pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, ConfigError> {
         let args = Args::try_parse_from(args)?;
         let log = LogConfig {
             level: args.log_level,
             format: args.log_format,
         };
+        let drop_kept = args.drop;
         let state_home = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from);
         let config = args.into_config(&Environment::read(Side::Daemon), state_home)?;
-        Ok((config, log))
+        Ok(Invocation {
+            config,
+            log,
+            drop_kept,
+        })
     }
+}
+
+/// What a command line asks for.
+#[derive(Debug, Clone)]
+pub struct Invocation {
+    /// What to run with.
+    pub config: Config,
+    /// How to log.
+    pub log: LogConfig,
+    /// Not to serve, but to end the keeper of an earlier daemon.
+    pub drop_kept: bool,
 }
 
 /// goumemd owns named pools and arena pools of shared memory and serves them over gRPC.
@@ -195,6 +251,12 @@ struct Args {
     #[arg(long, value_name = "DURATION", env = "GOUMEM_PURGE_AFTER",
         default_value_t = DEFAULT_PURGE_AFTER.into())]
     purge_after: humantime::Duration,
+    /// What holds pools and sessions while no daemon runs, after a crash or for an upgrade.
+    #[arg(long, env = "GOUMEM_KEEPER", value_enum, default_value = "process")]
+    keeper: KeeperName,
+    /// End the keeper of an earlier daemon, and with it all pools that are not files, and exit.
+    #[arg(long)]
+    drop: bool,
     /// How long calls under way get when the daemon ends.
     #[arg(long, value_name = "DURATION", env = "GOUMEM_DRAIN_DEADLINE",
         default_value_t = DEFAULT_DRAIN_DEADLINE.into())]
@@ -205,6 +267,14 @@ struct Args {
     /// How to write the log; auto is pretty on a terminal and json elsewhere.
     #[arg(long, env = "GOUMEM_LOG_FORMAT", value_enum, default_value = "auto")]
     log_format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum KeeperName {
+    /// A process of its own, which ends when nothing is left to keep.
+    Process,
+    /// Nothing: all ends with the daemon.
+    None,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -243,6 +313,11 @@ impl Args {
             tcp: self.tcp,
             max_connections: self.max_connections,
             drain_deadline: self.drain_deadline.into(),
+            keeper: match self.keeper {
+                KeeperName::Process => Keeper::this_program().map_err(ConfigError::Program)?,
+                KeeperName::None => Keeper::None,
+            },
+            keep_on_exit: self.keeper != KeeperName::None,
             limits: Limits {
                 data_dir,
                 backing: match self.backing {

@@ -6,12 +6,14 @@
 //! Locks, in the order they may be taken: registry → pool or arena pool → session → budget. No
 //! two pools' locks are held at once.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use goumem_alloc::{HandleKind, PAGE_BYTES};
 use goumem_proto::model::{DaemonInfo, Read};
 use goumem_shm::header::LAYOUT_VERSION;
+use goumem_shm::os::BackingKind;
 use goumem_shm::os::lock::InstanceLock;
 use goumem_shm::os::reaper::DeathWatch;
 use tokio::sync::Notify;
@@ -19,7 +21,9 @@ use tokio::sync::Notify;
 use crate::budget::{Budget, Quotas};
 use crate::config::Limits;
 use crate::error::Error;
+use crate::fd_store::{FdStore, Kept, StoredFd};
 use crate::pool::Shared;
+use crate::root::{Root, RootError};
 use crate::session::{Caller, Sessions};
 
 mod arenas;
@@ -27,18 +31,31 @@ mod blocks;
 mod create;
 mod files;
 mod pools;
+mod recover;
 mod registry;
 mod sessions;
 
 use registry::{AnyPool, Registry};
+
+/// How the core reaches the threads around it.
+#[derive(Debug, Clone)]
+pub struct Wires {
+    /// Learns of pidfds.
+    pub watch: Arc<DeathWatch>,
+    /// Learns that a deadline has come closer.
+    pub earlier: Arc<Notify>,
+}
 
 /// The daemon's state and everything it does to it.
 #[derive(Debug)]
 pub struct Core {
     limits: Limits,
     fd_socket: Option<String>,
-    /// Which run of the daemon this is; never 0.
-    epoch: u64,
+    /// What the next daemon needs to know.
+    root: Arc<Root>,
+    store: Arc<dyn FdStore>,
+    /// What could not be believed of an earlier daemon.
+    quarantined: AtomicU32,
     shared: Arc<Shared>,
     registry: Mutex<Registry>,
     sessions: Sessions,
@@ -51,15 +68,28 @@ pub struct Core {
 }
 
 impl Core {
-    /// Starts a core: removes what dead daemons left behind, and opens file-backed pools again.
-    /// The caller holds the instance lock. `watch` learns of pidfds, `earlier` of deadlines.
-    pub fn new(
+    /// Starts a core: takes over what an earlier daemon kept, removes what dead daemons left behind,
+    /// and opens file-backed pools again. The caller holds the instance lock.
+    ///
+    /// # Errors
+    /// Any [`RootError`]; what was kept is untouched then.
+    pub fn start(
         limits: Limits,
         fd_socket: Option<String>,
-        watch: Arc<DeathWatch>,
-        earlier: Arc<Notify>,
+        wires: Wires,
+        kept: Kept,
         now: Instant,
-    ) -> Self {
+    ) -> Result<Self, RootError> {
+        let Kept { store, mut fds } = kept;
+        let taken_over = match fds.remove(&StoredFd::Root.name()) {
+            Some(fd) => Root::take_over(fd, &*store)?,
+            None => None,
+        };
+        let root = match taken_over {
+            Some(root) => root,
+            None => Root::create(&*store)?,
+        };
+        let root = Arc::new(root);
         let shared = Arc::new(Shared {
             budget: Budget::new(limits.budget_bytes, limits.reserve_bytes),
             quotas: Quotas::new(limits.quota_per_user_bytes.unwrap_or(u64::MAX)),
@@ -67,19 +97,37 @@ impl Core {
             purge_after: limits.purge_after,
         });
         let core = Self {
-            sessions: Sessions::new(usize::try_from(limits.max_sessions).unwrap_or(usize::MAX)),
+            sessions: Sessions::new(
+                usize::try_from(limits.max_sessions).unwrap_or(usize::MAX),
+                Arc::clone(&root),
+                Arc::clone(&store),
+            ),
             limits,
             fd_socket,
-            epoch: u64::from(getrandom::u32().unwrap_or(1).max(1)),
+            root,
+            store,
+            quarantined: AtomicU32::new(0),
             shared,
             registry: Mutex::new(Registry::default()),
-            watch,
-            earlier,
+            watch: wires.watch,
+            earlier: wires.earlier,
             due: Mutex::new(None),
             data_dir_lock: Mutex::new(None),
         };
-        core.open_files_again(now);
-        core
+        core.recover(fds, now);
+        Ok(core)
+    }
+
+    /// Leaves everything to the next daemon: what has a name keeps it.
+    pub fn leave(&self) {
+        self.registry().all().iter().for_each(AnyPool::leave);
+    }
+
+    /// Returns whether anybody could miss what this core has: a pool that is more than a file, or a
+    /// session.
+    pub fn has_anything(&self) -> bool {
+        let has_memory = |pool: &AnyPool| pool.kind() != BackingKind::File;
+        self.sessions.count() > 0 || self.registry().all().iter().any(has_memory)
     }
 
     /// Returns the sessions.
@@ -107,8 +155,8 @@ impl Core {
             page_bytes: PAGE_BYTES,
             fd_socket: self.fd_socket.clone().filter(|_| caller.pidfd.is_some()),
             layout_version: LAYOUT_VERSION,
-            epoch: self.epoch,
-            quarantined: 0,
+            epoch: self.root.epoch(),
+            quarantined: self.quarantined.load(Ordering::Relaxed),
             uptime: now.saturating_duration_since(self.shared.started),
         })
     }
@@ -267,6 +315,8 @@ impl Core {
     /// lock is not held while the pool's is waited for, so that one busy pool stalls no other.
     fn drop_if_gone(&self, pool: &AnyPool) {
         if pool.is_gone() && self.registry().remove(pool.id()) {
+            // The fds before the memory: one that is stored without a pool is nobody's.
+            self.unstore_pool(pool.id(), pool.kind());
             pool.dismantle();
         }
     }

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use goumem_alloc::PoolId;
 use goumem_proto::model::{Access, SessionToken};
@@ -140,7 +140,7 @@ fn map(request: &MapRequest, peer: PeerIdentity, core: &Core) -> Result<(OwnedFd
         os::Access::ReadOnly => Access::ReadOnly,
         os::Access::ReadWrite => Access::ReadWrite,
     };
-    core.map_request(&session, pool_id, access)
+    core.map_request(&session, pool_id, access, Instant::now())
 }
 
 fn refuse_frame(error: FrameError) -> (MapReply, Vec<OwnedFd>) {

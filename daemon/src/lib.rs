@@ -2,7 +2,8 @@
 //!
 //! The edge is async and thin: [`listen`] takes connections, `service` answers calls, `fd_server`
 //! hands out memory. The core behind it is synchronous and takes the time as an argument. [`run`]
-//! puts the two together; [`cli_main`] is the program around them.
+//! puts the two together; [`cli_main`] is the program around them, and [`keeper_main`] the process
+//! that holds its fds while no daemon runs.
 
 #![forbid(unsafe_code)]
 
@@ -14,12 +15,15 @@ pub mod config;
 pub mod core;
 pub mod error;
 mod fd_server;
+pub mod fd_store;
+mod keeper;
 pub mod listen;
 pub mod logging;
 mod mappers;
 mod permission;
 pub mod pool;
 mod reaper;
+mod root;
 mod run;
 mod service;
 pub mod session;
@@ -27,6 +31,8 @@ mod status;
 mod ticker;
 
 pub use cli::cli_main;
-pub use config::{Config, ConfigError, Limits};
+pub use config::{Config, ConfigError, Keeper, Limits};
+pub use keeper::keeper_main;
 pub use listen::{ListenError, Listeners};
-pub use run::{RunError, run};
+pub use root::RootError;
+pub use run::{RunError, Shutdown, run, run_until};

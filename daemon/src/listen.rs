@@ -103,13 +103,7 @@ impl Listeners {
     /// Any [`ListenError`].
     pub fn bind(config: &Config) -> Result<Self, ListenError> {
         let fd_socket = paths::fd_socket_path(&config.socket)?;
-        ensure_directory(config)?;
-        let lock = InstanceLock::acquire(&lock_path(&fd_socket)).map_err(|source| {
-            ListenError::AlreadyRunning {
-                socket: config.socket.clone(),
-                source,
-            }
-        })?;
+        let lock = Self::lock(config)?;
         let (grpc, grpc_file) = bind_unix(&config.socket, config.socket_mode)?;
         let (fd, fd_file) = bind_unix(&fd_socket, config.socket_mode)?;
         Ok(Self {
@@ -121,6 +115,18 @@ impl Listeners {
                 fd: fd_file,
                 _lock: lock,
             },
+        })
+    }
+
+    /// Takes the lock of the instance alone.
+    pub(crate) fn lock(config: &Config) -> Result<InstanceLock, ListenError> {
+        let fd_socket = paths::fd_socket_path(&config.socket)?;
+        ensure_directory(config)?;
+        InstanceLock::acquire(&lock_path(&fd_socket)).map_err(|source| {
+            ListenError::AlreadyRunning {
+                socket: config.socket.clone(),
+                source,
+            }
         })
     }
 

@@ -4,6 +4,9 @@
 use std::collections::{HashMap, HashSet};
 
 use goumem_alloc::SessionNumber;
+use goumem_shm::member::Member;
+
+use crate::session::Session;
 
 /// The sessions that use a pool.
 #[derive(Debug, Default)]
@@ -15,10 +18,26 @@ pub(crate) struct Mappers {
 }
 
 impl Mappers {
-    /// Notes that the memory was handed to a session.
+    /// Notes that the memory is handed to a session.
     pub(crate) fn add(&mut self, session: SessionNumber) {
         *self.mappings.entry(session).or_default() += 1;
         self.note_use(session);
+    }
+
+    /// Takes over what an earlier daemon wrote into a session's member word.
+    pub(crate) fn restore(&mut self, session: SessionNumber, member: Member) {
+        if member.mappings > 0 {
+            self.mappings.insert(session, member.mappings);
+        }
+        self.users.insert(session);
+    }
+
+    /// Returns what to write into a session's member word.
+    pub(crate) fn member(&self, session: &Session) -> Option<Member> {
+        self.may_hold(session.number).then(|| Member {
+            serial_low: serial_low(session.serial),
+            mappings: self.mappings.get(&session.number).copied().unwrap_or(0),
+        })
     }
 
     /// Notes that a session is about to hold something.
@@ -66,4 +85,9 @@ impl Mappers {
     pub(crate) fn is_empty(&self) -> bool {
         self.mappings.is_empty()
     }
+}
+
+/// Returns the half of a serial that a member word has.
+pub(crate) fn serial_low(serial: u64) -> u32 {
+    u32::try_from(serial & 0xffff_ffff).unwrap_or_default()
 }

@@ -4,8 +4,8 @@
 //! nobody).
 //!
 //! The parts: `span` grants, `returns` takes back, `block` is alloc and free by RPC, `keep` and
-//! `pin` are the records, `sweep` is a session's death, `stat` counts, `recover` opens a
-//! file-backed pool again.
+//! `pin` are the records, `sweep` is a session's death, `stat` counts, `recover` and
+//! `recall` take over from an earlier daemon.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -13,11 +13,11 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use goumem_alloc::{PageCount, PageHeap, PageIndex, PoolId, SessionNumber, SizeClass};
+use goumem_alloc::{PageCount, PageHeap, PageIndex, PoolId, SessionNumber, SizeClass, WORD_BYTES};
 use goumem_proto::model::{Access, Backing, Permissions, PoolInfo};
 use goumem_proto::name::PoolName;
 use goumem_shm::PoolMemory;
-use goumem_shm::header::PoolState as HeaderState;
+use goumem_shm::header::{MadeBy, PoolState as HeaderState};
 use goumem_shm::os::{Segment, SegmentError};
 
 use crate::budget::{Budget, Quotas};
@@ -32,6 +32,7 @@ mod charges;
 mod keep;
 mod local_heap;
 mod pin;
+mod recall;
 mod records;
 mod recover;
 mod returns;
@@ -40,7 +41,8 @@ mod stat;
 mod sweep;
 mod tables;
 
-pub(crate) use recover::recover;
+pub(crate) use recall::Effect;
+pub(crate) use recover::{Owners, recover};
 pub use sweep::Holdings;
 pub(crate) use tables::TablePages;
 
@@ -81,8 +83,8 @@ pub struct Pool {
     pub permissions: Permissions,
     shared: Arc<Shared>,
     memory: Arc<PoolMemory>,
-    control: Segment,
-    data: Segment,
+    control: Arc<Segment>,
+    data: Arc<Segment>,
     state: Mutex<PoolState>,
 }
 
@@ -132,8 +134,8 @@ pub(crate) struct PoolParts {
     pub(crate) permissions: Permissions,
     pub(crate) capacity_pages: PageCount,
     pub(crate) memory: PoolMemory,
-    pub(crate) control: Segment,
-    pub(crate) data: Segment,
+    pub(crate) control: Arc<Segment>,
+    pub(crate) data: Arc<Segment>,
     /// What is committed of the tables already: the headers.
     pub(crate) data_tables: TablePages,
     pub(crate) control_tables: TablePages,
@@ -226,10 +228,16 @@ impl Pool {
     ///
     /// # Errors
     /// `SessionExpired`, `PoolDestroyed`, `Os`.
-    pub fn hand_out(&self, session: &Session, access: Access) -> Result<(OwnedFd, OwnedFd), Error> {
+    pub fn hand_out(
+        &self,
+        session: &Session,
+        access: Access,
+        now: Instant,
+    ) -> Result<(OwnedFd, OwnedFd), Error> {
         let mut state = self.lock();
         session.require_live()?;
         self.require_usable(&state)?;
+        self.note_use(&mut state, session, now)?;
         let control = self
             .control
             .hand_out(false)
@@ -239,7 +247,24 @@ impl Pool {
             .hand_out(access == Access::ReadWrite)
             .map_err(|e| Error::os("hand out DATA", e))?;
         state.mapped_by.add(session.number);
+        self.write_member(&state, session);
         Ok((control, data))
+    }
+
+    /// Says which run of the daemon has it now.
+    pub(crate) fn set_run(&self, instance: u64, epoch: u64) {
+        self.memory.header().set_run(instance, epoch);
+    }
+
+    /// Leaves its names where they are when it is dropped, for the next daemon.
+    pub(crate) fn leave(&self) {
+        self.control.keep();
+        self.data.keep();
+    }
+
+    /// Returns the request that made it.
+    pub(crate) fn made_by(&self) -> MadeBy {
+        self.memory.header().made_by()
     }
 
     /// Begins the end: no new opens, leases or allocations. The memory goes with the last session
@@ -257,7 +282,14 @@ impl Pool {
 
     /// Notes that a session has unmapped it, once.
     pub fn unmap(&self, session: &Session) {
-        self.lock().mapped_by.remove_one(session.number);
+        let mut state = self.lock();
+        state.mapped_by.remove_one(session.number);
+        self.write_member(&state, session);
+    }
+
+    /// Returns whether it is being destroyed.
+    pub(crate) fn is_destroying(&self) -> bool {
+        self.lock().destroying
     }
 
     /// Returns whether it is being destroyed and nobody maps it any more.
@@ -349,6 +381,44 @@ impl Pool {
         let state = self.lock();
         let idle = state.heap.free_committed_pages() > PageCount::ZERO || state.local.may_idle();
         (idle || !state.abandoned.is_empty()).then(|| now + self.shared.purge_after)
+    }
+
+    /// Notes that a session is about to hold something here, for the next daemon too.
+    ///
+    /// # Errors
+    /// `BudgetExhausted`, `NoSpace`.
+    fn note_use(
+        &self,
+        state: &mut PoolState,
+        session: &Session,
+        now: Instant,
+    ) -> Result<(), Error> {
+        if state.mapped_by.may_hold(session.number) {
+            return Ok(());
+        }
+        let start = self.memory.geometry().members_range().start
+            + u64::from(session.number.get()) * WORD_BYTES;
+        self.commit_tables(
+            state,
+            &[],
+            std::slice::from_ref(&(start..start + WORD_BYTES)),
+            now,
+        )?;
+        state.mapped_by.note_use(session.number);
+        self.write_member(state, session);
+        Ok(())
+    }
+
+    fn write_member(&self, state: &PoolState, session: &Session) {
+        if state.dismantled {
+            return;
+        }
+        let member = state.mapped_by.member(session);
+        let word = self.memory.member(session.number);
+        // A word that nobody wrote is not backed, and there is nothing to take back in it.
+        if word.load() != member {
+            word.store(member);
+        }
     }
 
     fn require_usable(&self, state: &PoolState) -> Result<(), Error> {

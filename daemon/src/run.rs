@@ -8,6 +8,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use goumem_shm::os::paths::keeper_socket_path;
 use goumem_shm::os::reaper::DeathWatch;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Notify;
@@ -19,10 +20,13 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use tracing::{info, warn};
 
-use crate::config::{Config, Limits};
-use crate::core::Core;
+use crate::config::{Config, Keeper, Limits};
+use crate::core::{Core, Wires};
+use crate::fd_store::{FdStore, Kept};
+use crate::keeper::{KeeperStore, Launch};
 use crate::listen::{self, Listeners, PeerStream};
 use crate::reaper::Reaper;
+use crate::root::RootError;
 use crate::service::{self, Edge, Routes, SERVICES};
 use crate::{fd_server, ticker};
 
@@ -43,6 +47,9 @@ pub enum RunError {
         /// What the OS said.
         source: io::Error,
     },
+    /// What an earlier daemon left could not be taken over.
+    #[error("could not take over from an earlier daemon")]
+    Root(#[from] RootError),
     /// The gRPC server failed.
     #[error("gRPC server failed")]
     Serve(#[from] tonic::transport::Error),
@@ -63,6 +70,32 @@ pub async fn run(
     config: Config,
     listeners: Listeners,
     shutdown: CancellationToken,
+) -> Result<(), RunError> {
+    let shutdown = Shutdown {
+        begin: shutdown,
+        forget: CancellationToken::new(),
+    };
+    run_until(config, listeners, shutdown).await
+}
+
+/// How a daemon is ended.
+#[derive(Debug, Clone, Default)]
+pub struct Shutdown {
+    /// Ends it, in order.
+    pub begin: CancellationToken,
+    /// Cancelled before: leaves nothing to the next daemon, whatever the configuration says.
+    pub forget: CancellationToken,
+}
+
+/// As [`run`], for callers who may change their mind about what is kept.
+///
+/// # Errors
+///
+/// As [`run`].
+pub async fn run_until(
+    config: Config,
+    listeners: Listeners,
+    shutdown: Shutdown,
 ) -> Result<(), RunError> {
     let (socket, fd_socket) = (
         listeners.socket().to_owned(),
@@ -85,7 +118,9 @@ pub async fn run(
     // Ends everything that is still at work, also when this future is dropped.
     let ended = CancellationToken::new();
     let _guard = ended.clone().drop_guard();
-    let background = Background::start(config.limits, &fd_socket, &ended).await?;
+    let kept = open_store(&config).await?;
+    let store = Arc::clone(&kept.store);
+    let background = Background::start(config.limits, &fd_socket, kept, &ended).await?;
     background.tasks.spawn(fd_server::serve(
         fd,
         Arc::clone(&background.core),
@@ -101,9 +136,17 @@ pub async fn run(
         "serving"
     );
     let core = Arc::clone(&background.core);
-    let served = serve(core, incoming, config.drain_deadline, shutdown, &ended).await;
+    let served = serve(
+        core,
+        incoming,
+        config.drain_deadline,
+        shutdown.begin,
+        &ended,
+    )
+    .await;
     ended.cancel();
-    background.end().await;
+    let keep = config.keep_on_exit && !shutdown.forget.is_cancelled();
+    background.end(store, keep).await;
     drop(files);
     info!("ended");
     Ok(served?)
@@ -159,19 +202,23 @@ impl Background {
     async fn start(
         limits: Limits,
         fd_socket: &Path,
+        kept: Kept,
         ended: &CancellationToken,
     ) -> Result<Self, RunError> {
         let watch = Arc::new(DeathWatch::new().map_err(RunError::os("watch for deaths"))?);
         let earlier = Arc::new(Notify::new());
         // Opens what an earlier daemon has left, which may be a lot.
         let starting = {
-            let (watch, earlier) = (Arc::clone(&watch), Arc::clone(&earlier));
+            let wires = Wires {
+                watch: Arc::clone(&watch),
+                earlier: Arc::clone(&earlier),
+            };
             let fd_socket = fd_socket.display().to_string();
-            move || Core::new(limits, Some(fd_socket), watch, earlier, Instant::now())
+            move || Core::start(limits, Some(fd_socket), wires, kept, Instant::now())
         };
         let core = tokio::task::spawn_blocking(starting)
             .await
-            .map_err(|panicked| RunError::os("start the core")(io::Error::other(panicked)))?;
+            .map_err(|panicked| RunError::os("start the core")(io::Error::other(panicked)))??;
         let core = Arc::new(core);
         let bury = {
             let core = Arc::clone(&core);
@@ -187,15 +234,49 @@ impl Background {
         })
     }
 
-    /// Waits until all of it has ended, and lets go of the pools.
-    async fn end(self) {
+    /// Waits until all of it has ended, and lets go of the pools; with `keep` the next daemon finds
+    /// them again.
+    async fn end(self, store: Arc<dyn FdStore>, keep: bool) {
         self.tasks.close();
         self.tasks.wait().await;
         // The reaper may be at a sweep, and unmapping takes its time too. A panic there has been
         // said already.
         let (reaper, core) = (self.reaper, self.core);
-        let _ = tokio::task::spawn_blocking(move || drop((reaper, core))).await;
+        let ending = move || {
+            drop(reaper);
+            if keep && store.keeps() && core.has_anything() {
+                core.leave();
+                info!("pools and sessions are kept for the next daemon; goumemd --drop ends them");
+            } else {
+                store.end();
+            }
+            drop(core);
+        };
+        let _ = tokio::task::spawn_blocking(ending).await;
     }
+}
+
+/// Finds or makes the place where fds outlive this daemon.
+async fn open_store(config: &Config) -> Result<Kept, RunError> {
+    let Keeper::Process { program, args } = &config.keeper else {
+        return Ok(Kept::nothing());
+    };
+    let launch = Launch {
+        program: program.clone(),
+        args: args.clone(),
+        socket: keeper_socket_path(&config.socket)
+            .map_err(|error| RunError::os("find the keeper")(io::Error::other(error)))?,
+    };
+    let opened = tokio::task::spawn_blocking(move || KeeperStore::open(launch));
+    let (store, fds) = opened
+        .await
+        .map_err(io::Error::other)
+        .and_then(|opened| opened)
+        .map_err(RunError::os("start the keeper"))?;
+    Ok(Kept {
+        store: Arc::new(store),
+        fds,
+    })
 }
 
 async fn set_health(health: &HealthReporter, status: ServingStatus) {

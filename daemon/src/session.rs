@@ -5,25 +5,29 @@
 //! checks the mark under the lock of the pool that it changes, and the sweep of a pool takes that
 //! lock after the mark.
 
-use std::collections::HashMap;
-use std::io;
-use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use goumem_alloc::SessionNumber;
-use goumem_proto::model::{Event, RequestId, SessionToken};
+use goumem_proto::model::{Event, RequestId};
 use goumem_proto::name::Label;
 use goumem_shm::os::peer::PidFd;
+use goumem_shm::root::RequestRecord;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::error::{Error, Table};
+use crate::error::Error;
+use crate::root::Root;
 
+mod intent;
 mod requests;
+mod table;
 
+pub use intent::Intent;
 pub use requests::Outcome;
-use requests::{Remembered, Request, Requests};
+pub(crate) use requests::{Recalled, Remembered};
+use requests::{Request, Requests};
+pub use table::Sessions;
 
 /// Events that may queue for a session that does not read its stream. More are dropped: each is
 /// advice that the client also learns from its next call.
@@ -88,12 +92,13 @@ pub struct Session {
     pub may_map: bool,
     /// Tells its death; none for a remote session.
     pub pidfd: Option<Arc<PidFd>>,
-    /// The same, to be watched. A pidfd is watched once, and that of a connection may have several
-    /// sessions.
-    pub watched: Option<PidFd>,
+    /// The same, to be watched and stored. A pidfd is watched once, and that of a connection may
+    /// have several sessions.
+    pub watched: Option<Arc<PidFd>>,
     /// Remote sessions end so long after their last call.
     pub ttl: Option<Duration>,
-    token: SessionToken,
+    /// Where it is written down for the next daemon.
+    root: Arc<Root>,
     dead: AtomicBool,
     state: Mutex<SessionState>,
 }
@@ -125,14 +130,25 @@ impl Session {
         }
     }
 
-    /// Marks it dead; returns whether this call did.
+    /// Marks it dead, for the next daemon too; returns whether this call did. From here on its
+    /// sweep is owed.
     pub fn mark_dead(&self) -> bool {
-        !self.dead.swap(true, Ordering::AcqRel)
+        let first = !self.dead.swap(true, Ordering::AcqRel);
+        if first {
+            self.root.row(self.number).session().mark_dead();
+        }
+        first
     }
 
-    /// Returns the token.
-    pub fn token(&self) -> &SessionToken {
-        &self.token
+    /// Returns whether it is of the process that calls.
+    pub fn is_of(&self, caller: &Caller) -> bool {
+        let same_process = match (&self.pidfd, &caller.pidfd) {
+            (Some(ours), Some(theirs)) => Arc::ptr_eq(ours, theirs) || same_process(ours, theirs),
+            // Remote, or of another pid namespace, where nothing better than the token is to be had.
+            (None, None) => true,
+            _ => false,
+        };
+        self.uid == caller.uid && same_process
     }
 
     /// Notes that it made a call.
@@ -215,10 +231,70 @@ impl Session {
                 });
         }
         let outcome = call();
-        self.lock()
-            .requests
-            .finish(id.get(), outcome.as_ref().ok().map(Remembered::new));
+        self.end_request(id, outcome.as_ref().ok());
         outcome
+    }
+
+    /// Writes down what a request is about to do, just before the first store that others can see:
+    /// after a restart a retry is answered by it and not done again. Effects that carry the
+    /// request's id in records of their own need no such note.
+    pub fn intend(&self, id: RequestId, intent: Intent) {
+        if !id.is_some() {
+            return;
+        }
+        let _turn = self.lock();
+        let slot = self.root.row(self.number).request(id.get());
+        // One that came so late that its place is a newer request's is known to this daemon only.
+        if slot.id() <= id.get() {
+            slot.begin(&intent.record(id));
+        }
+    }
+
+    /// Takes back what `intend` noted: nothing came of it.
+    pub fn forget_intent(&self, id: RequestId) {
+        let _turn = self.lock();
+        let slot = self.root.row(self.number).request(id.get());
+        if id.is_some() && slot.id() == id.get() {
+            slot.clear();
+        }
+    }
+
+    /// Returns whether an earlier daemon was cut off in the middle of the request, so that a part
+    /// of its effect may be there.
+    pub fn was_cut_off(&self, id: RequestId) -> bool {
+        id.is_some() && self.lock().requests.was_cut_off(id.get())
+    }
+
+    /// Takes over what an earlier daemon knew of its requests.
+    pub(crate) fn recall_requests(&self, known: impl IntoIterator<Item = (u64, Recalled)>) {
+        let mut state = self.lock();
+        for (id, recalled) in known {
+            state.requests.recall(id, recalled);
+        }
+    }
+
+    /// Returns the requests that an earlier daemon wrote down.
+    pub(crate) fn written_requests(&self) -> Vec<Result<RequestRecord, u64>> {
+        let row = self.root.row(self.number);
+        row.requests()
+            .filter_map(|slot| slot.load().transpose())
+            .collect()
+    }
+
+    fn end_request<T: Outcome>(&self, id: RequestId, outcome: Option<&T>) {
+        let mut state = self.lock();
+        let slot = self.root.row(self.number).request(id.get());
+        if slot.id() == id.get()
+            && let Ok(Some(record)) = slot.load()
+        {
+            match outcome {
+                Some(outcome) => slot.finish(record.op, outcome.to_words()),
+                None => slot.clear(),
+            }
+        }
+        state
+            .requests
+            .finish(id.get(), outcome.map(Remembered::new));
     }
 
     /// Returns the outcome of a request that came to its end later than its call: see
@@ -248,11 +324,9 @@ impl Session {
         if !id.is_some() {
             return;
         }
-        let mut state = self.lock();
-        if let Ok(None) = state.requests.begin(id.get()) {
-            state
-                .requests
-                .finish(id.get(), Some(Remembered::new(outcome)));
+        let begun = self.lock().requests.begin(id.get());
+        if let Ok(None) = begun {
+            self.end_request(id, Some(outcome));
         }
     }
 
@@ -262,133 +336,12 @@ impl Session {
     }
 }
 
-/// All sessions.
-#[derive(Debug)]
-pub struct Sessions {
-    limit: usize,
-    state: Mutex<SessionTable>,
-}
-
-#[derive(Debug, Default)]
-struct SessionTable {
-    next_serial: u64,
-    /// Where the search for a free number begins, so that numbers are reused late.
-    next_number: u16,
-    by_number: HashMap<SessionNumber, Arc<Session>>,
-    by_token: HashMap<SessionToken, Arc<Session>>,
-}
-
-impl Sessions {
-    /// Returns an empty table for at most `limit` sessions (65 534 at the most).
-    pub fn new(limit: usize) -> Self {
-        let limit = limit.min(usize::from(u16::MAX) - 1);
-        Self {
-            limit,
-            state: Mutex::default(),
-        }
-    }
-
-    /// Opens a session for the caller.
-    ///
-    /// # Errors
-    /// `TooMany`, and `Os` when the system has no randomness for its token.
-    pub fn open(
-        &self,
-        caller: &Caller,
-        label: Label,
-        ttl: Duration,
-        now: Instant,
-    ) -> Result<Arc<Session>, Error> {
-        let mut token = [0u8; 16];
-        getrandom::fill(&mut token)
-            .map_err(|e| Error::os("make a session token", e.to_string()))?;
-        let token = SessionToken::new(token);
-        let watched = caller.pidfd.as_deref().map(duplicate).transpose();
-        let watched = watched.map_err(|e| Error::os("hold a session's process", e))?;
-        let mut table = self.lock();
-        if table.by_number.len() >= self.limit {
-            return Err(Error::TooMany {
-                table: Table::Sessions,
-                limit: self.limit as u64,
-            });
-        }
-        let number = table.free_number();
-        table.next_serial += 1;
-        let session = Arc::new(Session {
-            number,
-            serial: table.next_serial,
-            uid: caller.uid,
-            gid: caller.gid,
-            pid: caller.pid,
-            label,
-            opened_at: now,
-            may_map: caller.pidfd.is_some(),
-            pidfd: caller.pidfd.clone(),
-            watched,
-            ttl: caller.pidfd.is_none().then_some(ttl),
-            token,
-            dead: AtomicBool::new(false),
-            state: Mutex::new(SessionState {
-                requests: Requests::default(),
-                events: None,
-                control: None,
-                last_call: now,
-            }),
-        });
-        table.by_number.insert(number, Arc::clone(&session));
-        table.by_token.insert(token, Arc::clone(&session));
-        Ok(session)
-    }
-
-    /// Returns the session with that token.
-    pub fn by_token(&self, token: &SessionToken) -> Option<Arc<Session>> {
-        self.lock().by_token.get(token).cloned()
-    }
-
-    /// Returns the session with that number.
-    pub fn by_number(&self, number: SessionNumber) -> Option<Arc<Session>> {
-        self.lock().by_number.get(&number).cloned()
-    }
-
-    /// Returns every session.
-    pub fn all(&self) -> Vec<Arc<Session>> {
-        self.lock().by_number.values().cloned().collect()
-    }
-
-    /// Returns how many there are.
-    pub fn count(&self) -> usize {
-        self.lock().by_number.len()
-    }
-
-    /// Forgets a session after its sweep, so that its number may be used again.
-    pub fn forget(&self, session: &Session) {
-        let mut table = self.lock();
-        table.by_token.remove(&session.token);
-        table.by_number.remove(&session.number);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, SessionTable> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn duplicate(pidfd: &PidFd) -> io::Result<PidFd> {
-    Ok(PidFd::from_fd(
-        pidfd.as_fd().try_clone_to_owned()?,
-        pidfd.pid(),
-    ))
-}
-
-impl SessionTable {
-    /// Returns a number no session has. There is one: the table is below its limit.
-    fn free_number(&mut self) -> SessionNumber {
-        loop {
-            self.next_number = self.next_number % (u16::MAX - 1) + 1;
-            let number = SessionNumber::new(self.next_number);
-            if !self.by_number.contains_key(&number) {
-                return number;
-            }
-        }
+/// Returns whether two pidfds are of one process. Where the kernel gives them no inodes of their
+/// own, the pid decides: it is not used again while the first process lives.
+fn same_process(one: &PidFd, other: &PidFd) -> bool {
+    match (one.inode(), other.inode()) {
+        (Some(one), Some(other)) => one == other,
+        _ => one.pid() == other.pid() && !one.is_dead(),
     }
 }
 

@@ -248,6 +248,14 @@ impl<'a> HeaderPage<'a> {
         self.0[4].store(epoch, Ordering::Relaxed);
     }
 
+    /// Returns the request that made the pool.
+    pub fn made_by(self) -> MadeBy {
+        MadeBy {
+            serial: self.0[11].load(Ordering::Relaxed),
+            request_id: self.0[12].load(Ordering::Relaxed),
+        }
+    }
+
     /// Returns the word that says whether somebody waits for an arena.
     pub(crate) fn waiters(self) -> &'a AtomicU64 {
         &self.0[WAITERS_WORD]

@@ -30,6 +30,8 @@ pub enum RecordKind {
     Pin,
     /// A session holds a named arena.
     Holder,
+    /// A pin that was dropped; the block's bit may be set still.
+    Unpinned,
 }
 
 impl RecordKind {
@@ -38,6 +40,7 @@ impl RecordKind {
             Self::Keep => 1,
             Self::Pin => 2,
             Self::Holder => 3,
+            Self::Unpinned => 4,
         }
     }
 
@@ -46,6 +49,7 @@ impl RecordKind {
             1 => Some(Self::Keep),
             2 => Some(Self::Pin),
             3 => Some(Self::Holder),
+            4 => Some(Self::Unpinned),
             _ => None,
         }
     }
@@ -160,6 +164,26 @@ impl<'a> RecordSlot<'a> {
         self.0[0].store(commit, Ordering::Release);
     }
 
+    /// Notes that the record it replaced is gone, whose place may be another's soon.
+    ///
+    /// CRASH: one step. Until then recovery drops the replaced record, if it has the same name.
+    pub fn settle(self) {
+        self.0[6].store(0, Ordering::Relaxed);
+    }
+
+    /// Makes a pin one that was dropped: from here on it holds nothing, and what is left to do is
+    /// found.
+    pub fn drop_pin(self) {
+        let commit = self.0[0].load(Ordering::Relaxed) & !(0xff << 56);
+        // ORDERING: pairs with the Acquire in `load`.
+        // CRASH: one step. Recovery clears the bit, unless another record pins the block, and then
+        // the slot.
+        self.0[0].store(
+            commit | RecordKind::Unpinned.to_bits() << 56,
+            Ordering::Release,
+        );
+    }
+
     /// Empties the slot.
     ///
     /// CRASH: one step.
@@ -200,8 +224,27 @@ mod tests {
         assert_eq!(slot.load(), Ok(None));
         slot.commit(&record());
         assert_eq!(slot.load(), Ok(Some(record())));
+        slot.settle();
+        assert_eq!(slot.load().unwrap().unwrap().replaces, None);
         slot.clear();
         assert_eq!(slot.load(), Ok(None));
+    }
+
+    #[test]
+    fn a_dropped_pin_says_what_it_pinned() {
+        let words = words();
+        let slot = RecordSlot::new(&words).unwrap();
+        let pin = Record {
+            kind: RecordKind::Pin,
+            ..record()
+        };
+        slot.commit(&pin);
+        slot.drop_pin();
+        let dropped = Record {
+            kind: RecordKind::Unpinned,
+            ..pin
+        };
+        assert_eq!(slot.load(), Ok(Some(dropped)));
     }
 
     #[test]

@@ -6,22 +6,23 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use goumem_alloc::{Handle, MAX_RECORDS, SessionNumber};
-use goumem_proto::model::{Access, ArenaInfo, AttachArena, DetachArena, ShareArena};
+use goumem_proto::model::{Access, ArenaInfo, AttachArena, DetachArena, RequestId, ShareArena};
 use goumem_proto::name::ArenaName;
 use goumem_shm::AccessError;
 use goumem_shm::arena::ArenaState;
 use goumem_shm::records::{Record, RecordKind};
+use goumem_shm::root::RequestOp;
 
 use super::{ArenaPool, ArenaPoolState, ByArena, ByName};
 use crate::error::{Error, Table};
-use crate::session::{Caller, Session};
+use crate::session::{Caller, Intent, Session};
 
 /// What is known of the holder records.
 #[derive(Debug, Default)]
 pub(super) struct Holders {
-    by_arena: ByArena,
-    by_name: ByName,
-    used: std::collections::BTreeSet<u32>,
+    pub(super) by_arena: ByArena,
+    pub(super) by_name: ByName,
+    pub(super) used: std::collections::BTreeSet<u32>,
 }
 
 /// A named arena.
@@ -34,6 +35,36 @@ pub(super) struct NamedArena {
 }
 
 impl NamedArena {
+    /// An arena with that name, whose holders are told by `insert`.
+    pub(super) fn new(name: ArenaName, handle: Handle) -> Self {
+        Self {
+            name,
+            handle,
+            holders: BTreeMap::new(),
+        }
+    }
+
+    /// Notes a holder, whose record stands at `index`.
+    pub(super) fn insert(&mut self, session: SessionNumber, index: u32, access: Access) {
+        self.holders.insert(session, (index, access));
+    }
+
+    pub(super) fn handle(&self) -> Handle {
+        self.handle
+    }
+
+    /// Returns where a holder's record stands, and what it may do.
+    pub(super) fn holder(&self, session: SessionNumber) -> Option<(u32, Access)> {
+        self.holders.get(&session).copied()
+    }
+
+    /// Returns the same of every holder.
+    pub(super) fn records(&self) -> impl Iterator<Item = (SessionNumber, (u32, Access))> + '_ {
+        self.holders
+            .iter()
+            .map(|(&session, &record)| (session, record))
+    }
+
     pub(super) fn name(&self) -> &ArenaName {
         &self.name
     }
@@ -109,7 +140,8 @@ impl ArenaPool {
                 .into());
             }
             let handle = self.memory.handle(at.index, request.arena.generation());
-            let record = self.holder_record(session, handle, &request.name, Access::ReadWrite);
+            let by = (session, request.request_id);
+            let record = self.holder_record(by, handle, &request.name, Access::ReadWrite);
             let index = self.commit_record(&mut state, &record, now)?;
             if let Err(error) = self.memory.share(handle, session.number) {
                 self.clear_record(&mut state, index);
@@ -156,6 +188,7 @@ impl ArenaPool {
                 .get(&request.name)
                 .copied()
                 .ok_or_else(no_name)?;
+            self.note_use(&mut state, session, now)?;
             let named = state.holders.by_arena.get(&arena);
             let handle = named.map(|named| named.handle).ok_or(Error::Invariant {
                 what: "named arenas have a table entry",
@@ -172,13 +205,13 @@ impl ArenaPool {
             let before = named
                 .and_then(|named| named.holders.get(&session.number))
                 .copied();
-            state.mapped_by.note_use(session.number);
             if let Some((_, access)) = before
                 && (access == Access::ReadWrite || request.access == Access::ReadOnly)
             {
                 return Ok(self.arena_info(handle, access)); // a set, not a count
             }
-            let record = self.holder_record(session, handle, &request.name, request.access);
+            let by = (&**session, request.request_id);
+            let record = self.holder_record(by, handle, &request.name, request.access);
             let index = self.commit_record(&mut state, &record, now)?;
             if let Some((old, _)) = before {
                 self.clear_record(&mut state, old);
@@ -217,6 +250,8 @@ impl ArenaPool {
                 }
                 .into());
             }
+            let intent = Intent::about(RequestOp::Detach, request.arena);
+            session.intend(request.request_id, intent);
             let returned = self.drop_holder(&mut state, at.index, session.number);
             if returned {
                 self.serve(&mut state);
@@ -278,7 +313,7 @@ impl ArenaPool {
 
     fn holder_record(
         &self,
-        session: &Session,
+        (session, request_id): (&Session, RequestId),
         handle: Handle,
         name: &ArenaName,
         access: Access,
@@ -289,7 +324,7 @@ impl ArenaPool {
             serial: session.serial,
             generation: handle.generation(),
             offset: handle.offset(),
-            request_id: 0,
+            request_id: request_id.get(),
             uid: session.uid,
             writable: access == Access::ReadWrite,
             replaces: None,
@@ -305,21 +340,7 @@ impl ArenaPool {
     ) -> Result<u32, Error> {
         let index = state.holders.next_index()?;
         let start = self.memory.geometry().record_offset(index);
-        let missing = state
-            .tables
-            .missing(std::iter::once(start..start + goumem_alloc::RECORD_BYTES));
-        for run in missing {
-            let bytes = run.end - run.start;
-            self.shared.budget.reserve(bytes, now)?;
-            if let Err(source) = self.control.commit(run.clone()) {
-                self.shared.budget.release(bytes);
-                return Err(Error::NoSpace {
-                    requested_bytes: bytes,
-                    source,
-                });
-            }
-            state.tables.insert(&run);
-        }
+        self.back(state, start..start + goumem_alloc::RECORD_BYTES, now)?;
         let slot = self.memory.record(index).ok_or(Error::Invariant {
             what: "record indices are below the table's end",
         })?;

@@ -2,14 +2,16 @@
 //! free (a return, a wake, a sweep, a detach) the daemon looks for one for the first in line.
 
 use std::sync::Arc;
+use std::time::Instant;
 
-use goumem_alloc::Handle;
+use goumem_alloc::{Handle, SessionNumber};
 use goumem_proto::model::{Access, ArenaInfo, RequestId};
+use goumem_shm::root::RequestOp;
 use tokio::sync::oneshot;
 
 use super::{ArenaPool, ArenaPoolState};
 use crate::error::{Error, Table};
-use crate::session::{Caller, Session};
+use crate::session::{Caller, Intent, Session};
 
 /// How many may wait for one arena pool.
 pub(super) const MAX_WAITERS: usize = 65_536;
@@ -63,6 +65,7 @@ impl Drop for GrantedArena {
         }
         // Stale when the session's sweep was faster: then it is free already.
         let _ = self.pool.memory.give_back(self.arena, self.session.number);
+        self.session.forget_intent(self.request_id);
         // Not under the lock here in the only other place that drops one: see `serve`.
         self.pool.wake();
     }
@@ -78,6 +81,7 @@ impl ArenaPool {
         caller: &Caller,
         will_wait: bool,
         request_id: RequestId,
+        now: Instant,
     ) -> Result<Waited, Error> {
         let session = caller.session()?;
         if !will_wait {
@@ -85,9 +89,9 @@ impl ArenaPool {
                 let mut state = self.lock();
                 session.require_live()?;
                 self.require_usable(&state)?;
-                state.mapped_by.note_use(session.number);
+                self.note_use(&mut state, session, now)?;
                 let free = if state.waiters.is_empty() {
-                    self.try_get(&mut state, session)
+                    self.try_get(&mut state, session, request_id)
                 } else {
                     None
                 };
@@ -113,9 +117,9 @@ impl ArenaPool {
                 request_id: request_id.get(),
             });
         }
-        state.mapped_by.note_use(session.number);
+        self.note_use(&mut state, session, now)?;
         if state.waiters.is_empty()
-            && let Some(arena) = self.try_get(&mut state, session)
+            && let Some(arena) = self.try_get(&mut state, session, request_id)
         {
             session.remember(request_id, &arena);
             return Ok(Waited::Now(self.arena_info(arena, Access::ReadWrite)));
@@ -165,8 +169,8 @@ impl ArenaPool {
                 state.waiters.pop_front();
                 continue;
             }
-            let session = Arc::clone(&waiter.session);
-            let Some(arena) = self.try_get(state, &session) else {
+            let (session, request_id) = (Arc::clone(&waiter.session), waiter.request_id);
+            let Some(arena) = self.try_get(state, &session, request_id) else {
                 break;
             };
             let Some(waiter) = state.waiters.pop_front() else {
@@ -183,6 +187,7 @@ impl ArenaPool {
                 // It gave up this very moment.
                 granted.accepted = true;
                 let _ = self.memory.give_back(granted.arena, granted.session.number);
+                granted.session.forget_intent(request_id);
             }
         }
         if state.waiters.is_empty() {
@@ -190,8 +195,22 @@ impl ArenaPool {
         }
     }
 
-    fn try_get(&self, state: &mut ArenaPoolState, session: &Session) -> Option<Handle> {
-        let arena = self.memory.try_get(session.number, state.search_from)?;
+    /// Claims an arena as the daemon, notes the request, and hands it over: a session that maps the
+    /// pool may claim one itself at any time, and after a crash the two must not be confused.
+    fn try_get(
+        &self,
+        state: &mut ArenaPoolState,
+        session: &Session,
+        request_id: RequestId,
+    ) -> Option<Handle> {
+        let daemon = SessionNumber::DAEMON;
+        let arena = self.memory.try_get(daemon, state.search_from)?;
+        session.intend(request_id, Intent::about(RequestOp::GetArena, arena));
+        if self.memory.hand_over(arena, session.number).is_err() {
+            // Written from outside this library in between.
+            session.forget_intent(request_id);
+            return None;
+        }
         let at = self.memory.locate(arena).ok()?;
         state.search_from = (at.index + 1) % self.memory.geometry().arenas();
         Some(arena)

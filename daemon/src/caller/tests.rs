@@ -4,10 +4,14 @@
 use std::process::{Child, Command};
 use std::time::Duration;
 
+use goumem_proto::model::{OpenNonce, OpenSession};
 use goumem_proto::name::Label;
+use goumem_shm::os::peer::PidFd;
 use tonic::metadata::MetadataValue;
 
 use super::*;
+use crate::fd_store::NoStore;
+use crate::root::Root;
 
 /// A process that lives until it is dropped.
 struct Puppet(Child);
@@ -65,15 +69,33 @@ fn call(peer: &PeerInfo, token: Option<&[u8]>, sessions: &Sessions) -> Result<Ca
     identify(&request, sessions, Instant::now())
 }
 
-fn open(peer: &PeerInfo, sessions: &Sessions) -> Arc<Session> {
+fn table() -> Sessions {
+    let store = Arc::new(NoStore);
+    let root = Root::create(&*store).unwrap();
+    Sessions::new(4, Arc::new(root), store)
+}
+
+fn open(peer: &PeerInfo, sessions: &Sessions) -> (Arc<Session>, SessionToken) {
+    open_with(peer, sessions, None)
+}
+
+fn open_with(
+    peer: &PeerInfo,
+    sessions: &Sessions,
+    nonce: Option<OpenNonce>,
+) -> (Arc<Session>, SessionToken) {
     let caller = call(peer, None, sessions).unwrap();
-    let (ttl, now) = (Duration::from_secs(30), Instant::now());
-    sessions.open(&caller, Label::default(), ttl, now).unwrap()
+    let request = OpenSession {
+        label: Label::default(),
+        nonce,
+        ttl: Duration::from_secs(30),
+    };
+    sessions.open(&caller, &request, Instant::now()).unwrap()
 }
 
 #[test]
 fn caller_is_who_the_socket_says() {
-    let sessions = Sessions::new(4);
+    let sessions = table();
     let caller = call(&own(1000), None, &sessions).unwrap();
     assert_eq!(
         (caller.uid, caller.gid, caller.pid),
@@ -92,9 +114,9 @@ fn caller_is_who_the_socket_says() {
 
 #[test]
 fn token_counts_on_every_connection_of_its_process_only() {
-    let sessions = Sessions::new(4);
-    let session = open(&own(1000), &sessions);
-    let token = session.token().as_bytes();
+    let sessions = table();
+    let (session, token) = open(&own(1000), &sessions);
+    let token = token.as_bytes();
     // Another connection has another pidfd of the same process.
     let caller = call(&own(1000), Some(token), &sessions).unwrap();
     assert_eq!(caller.session().unwrap().serial, session.serial);
@@ -113,16 +135,16 @@ fn token_counts_on_every_connection_of_its_process_only() {
 
 #[test]
 fn token_of_an_ended_session_is_refused() {
-    let sessions = Sessions::new(4);
-    let session = open(&own(1000), &sessions);
+    let sessions = table();
+    let (session, token) = open(&own(1000), &sessions);
     session.mark_dead();
-    let refused = call(&own(1000), Some(session.token().as_bytes()), &sessions);
+    let refused = call(&own(1000), Some(token.as_bytes()), &sessions);
     assert!(matches!(refused, Err(Error::SessionExpired)));
 }
 
 #[test]
 fn what_cannot_be_a_token_is_refused_without_quoting_it() {
-    let sessions = Sessions::new(4);
+    let sessions = table();
     for token in [&b""[..], b"0123456789abcde", b"0123456789abcdefg"] {
         let Err(Error::Protocol(error)) = call(&own(1000), Some(token), &sessions) else {
             panic!("{token:?} was taken for a token");
@@ -134,9 +156,28 @@ fn what_cannot_be_a_token_is_refused_without_quoting_it() {
 
 #[test]
 fn call_of_a_remote_session_prolongs_it() {
-    let sessions = Sessions::new(4);
-    let session = open(&remote(), &sessions);
+    let sessions = table();
+    let (session, token) = open(&remote(), &sessions);
     let before = session.expires_at().unwrap();
-    call(&remote(), Some(session.token().as_bytes()), &sessions).unwrap();
+    call(&remote(), Some(token.as_bytes()), &sessions).unwrap();
     assert!(session.expires_at().unwrap() > before);
+}
+
+#[test]
+fn open_that_is_retried_with_its_nonce_opens_no_second_session() {
+    let sessions = table();
+    let nonce = Some([7; 16]);
+    let (session, lost) = open_with(&own(1000), &sessions, nonce);
+    let (again, token) = open_with(&own(1000), &sessions, nonce);
+    assert_eq!((again.serial, sessions.count()), (session.serial, 1));
+    // Nobody was told the first token, and it opens nothing any more.
+    let refused = call(&own(1000), Some(lost.as_bytes()), &sessions);
+    assert!(matches!(refused, Err(Error::SessionExpired)));
+    call(&own(1000), Some(token.as_bytes()), &sessions).unwrap();
+    // Another process with the nonce gets a session of its own, and so does another nonce.
+    let puppet = Puppet::start();
+    let (other, _) = open_with(&local(1000, puppet.0.id()), &sessions, nonce);
+    assert_ne!(other.serial, session.serial);
+    let (another, _) = open_with(&own(1000), &sessions, Some([8; 16]));
+    assert_ne!(another.serial, session.serial);
 }

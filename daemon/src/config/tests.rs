@@ -108,7 +108,15 @@ fn socket_and_its_mode_follow_the_place() {
 fn library_defaults_are_those_of_the_command_line() {
     let by_hand = Config::private(Path::new("/a"));
     let parsed = parse(&["--listen", "/a/goumemd.sock"], &NO_ENVIRONMENT).unwrap();
-    assert_eq!(parsed, by_hand);
+    // But for the keeper: a library cannot know that its program can be one.
+    let kept = Config {
+        keeper: Keeper::this_program().unwrap(),
+        keep_on_exit: true,
+        ..by_hand.clone()
+    };
+    assert_eq!(parsed, kept);
+    let flags = ["--listen", "/a/goumemd.sock", "--keeper", "none"];
+    assert_eq!(parse(&flags, &NO_ENVIRONMENT).unwrap(), by_hand);
 }
 
 #[test]

@@ -11,12 +11,14 @@ use goumem_proto::model::{
     ShareArena, StatPool, Wake,
 };
 
+use goumem_shm::root::RequestOp;
+
 use super::Core;
 use super::registry::AnyPool;
 use crate::arena_pool::{ArenaPool, WaitTicket, Waited};
 use crate::error::{Error, backing_name};
 use crate::permission;
-use crate::session::Caller;
+use crate::session::{Caller, Intent};
 
 impl Core {
     /// Creates an arena pool.
@@ -125,6 +127,10 @@ impl Core {
             permission::require_owner(caller, &pool.permissions, || {
                 format!("destroy arena pool {}", pool.name)
             })?;
+            if let Some(session) = &caller.session {
+                let intent = Intent::of(RequestOp::DestroyPool, pool.id);
+                session.intend(request.request_id, intent);
+            }
             // Whoever comes second finds no pool of that name, or soon another.
             let sessions = pool.destroy().ok_or_else(|| Error::PoolNotFound {
                 pool: request.name.to_string(),
@@ -179,10 +185,10 @@ impl Core {
         &self,
         caller: &Caller,
         request: GetArena,
-        _now: Instant,
+        now: Instant,
     ) -> Result<Waited, Error> {
         let pool = self.writable_arenas(caller, request.pool_id)?;
-        pool.get(caller, !request.wait.is_zero(), request.request_id)
+        pool.get(caller, !request.wait.is_zero(), request.request_id, now)
     }
 
     /// Leaves the line for an arena.

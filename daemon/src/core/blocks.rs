@@ -116,10 +116,11 @@ impl Core {
         &self,
         caller: &Caller,
         request: HandleRequest,
-        _now: Instant,
+        now: Instant,
     ) -> Result<HandleReply, Error> {
         let pool = self.writable_by(caller, request.handle)?;
-        let handle = pool.adopt(caller.session()?, request.handle, request.request_id)?;
+        let session = caller.session()?;
+        let handle = pool.adopt(session, request.handle, request.request_id, now)?;
         Ok(HandleReply { handle })
     }
 
@@ -131,10 +132,11 @@ impl Core {
         &self,
         caller: &Caller,
         request: HandleRequest,
-        _now: Instant,
+        now: Instant,
     ) -> Result<HandleReply, Error> {
         let pool = self.writable_by(caller, request.handle)?;
-        let handle = pool.take(caller.session()?, request.handle, request.request_id)?;
+        let session = caller.session()?;
+        let handle = pool.take(session, request.handle, request.request_id, now)?;
         Ok(HandleReply { handle })
     }
 

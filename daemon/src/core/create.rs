@@ -1,12 +1,12 @@
-//! Making pools: segments from a backing, headers and tables committed within the budget, then
-//! the name.
+//! Making pools: the name reserved, segments from a backing, headers and tables committed within
+//! the budget, fds stored, and then the header of CONTROL, which commits the pool.
 
 use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
 use goumem_alloc::{ArenaGeometry, HEADER_BYTES, PoolGeometry, PoolId};
-use goumem_proto::model::{Backing, CreateArenaPool, CreatePool, Permissions};
+use goumem_proto::model::{Backing, CreateArenaPool, CreatePool, Permissions, RequestId};
 use goumem_proto::name::PoolName;
 use goumem_shm::header::{Header, MadeBy, PoolKind, PoolState};
 use goumem_shm::os::{Access, BackingKind, MapPlan, Mapping, Segment, SegmentError, SegmentSpec};
@@ -16,6 +16,7 @@ use super::Core;
 use super::registry::AnyPool;
 use crate::arena_pool::{ArenaPool, ArenaPoolParts};
 use crate::error::Error;
+use crate::fd_store::StoredFd;
 use crate::permission;
 use crate::pool::{Pool, PoolParts, TablePages};
 use crate::session::Caller;
@@ -31,12 +32,13 @@ impl Core {
         let permissions = permission::chosen(caller, request.gid, request.mode)?;
         let backing = request.backing.unwrap_or(self.limits.backing);
         let geometry = PoolGeometry::new(request.capacity_bytes, request.max_capacity_bytes)?;
-        let id = self.reserve_id(request.name.as_str())?;
+        let _name = self.reserve(request.name.as_str())?;
+        let id = self.new_id();
         let header = Header {
             kind: PoolKind::Blocks,
             pool_id: id,
             state: PoolState::Live,
-            epoch: 0,
+            epoch: self.root.epoch(),
             units: geometry.n_pages().get(),
             unit_bytes: geometry.capacity_pages().bytes(),
             uid: permissions.uid,
@@ -44,8 +46,8 @@ impl Core {
             mode: permissions.mode,
             backing: wire_number(backing),
             data_bytes: geometry.data_bytes(),
-            instance: 0,
-            made_by: MadeBy::default(),
+            instance: self.root.instance(),
+            made_by: made_by(caller, request.request_id),
             name: request.name.to_string(),
         };
         let lengths = (geometry.control_bytes(), geometry.data_bytes());
@@ -56,6 +58,8 @@ impl Core {
                 self.shared.budget.release(HEADER_BYTES);
             })?;
             let memory = map(&control, &data, data_plan(&geometry), lengths.0)
+                .and_then(|mapped| self.store_pool(id, &control, &data).map(|()| mapped))
+                // From here on the pool stands.
                 .and_then(|(c, d)| Ok(PoolMemory::create(c, d, &header)?))
                 .inspect_err(|_| self.shared.budget.release(2 * HEADER_BYTES))?;
             let mut header_pages = TablePages::default();
@@ -67,6 +71,7 @@ impl Core {
         let (memory, control_tables, data_tables) = match made {
             Ok(made) => made,
             Err(error) => {
+                self.unstore_pool(id, control.kind());
                 remove(&control, &data);
                 return Err(error);
             }
@@ -84,13 +89,7 @@ impl Core {
             control_tables,
         };
         let pool = Arc::new(Pool::new(parts, Arc::clone(&self.shared)));
-        let mut registry = self.registry();
-        if let Err(error) = registry.require_room(pool.name.as_str(), self.limits.max_pools) {
-            drop(registry);
-            pool.dismantle(); // another caller was faster with the name
-            return Err(error);
-        }
-        registry.insert(AnyPool::Blocks(Arc::clone(&pool)));
+        self.registry().insert(AnyPool::Blocks(Arc::clone(&pool)));
         tracing::info!(
             pool = %pool.name, id = %id, backing = crate::error::backing_name(backing),
             capacity_bytes = geometry.capacity_pages().bytes(), uid = permissions.uid,
@@ -109,12 +108,13 @@ impl Core {
         let permissions = permission::chosen(caller, request.gid, request.mode)?;
         let backing = request.backing.unwrap_or(self.limits.backing);
         let geometry = ArenaGeometry::new(request.arenas, request.arena_bytes)?;
-        let id = self.reserve_id(request.name.as_str())?;
+        let _name = self.reserve(request.name.as_str())?;
+        let id = self.new_id();
         let header = Header {
             kind: PoolKind::Arenas,
             pool_id: id,
             state: PoolState::Live,
-            epoch: 0,
+            epoch: self.root.epoch(),
             units: geometry.arenas(),
             unit_bytes: geometry.arena_bytes(),
             uid: permissions.uid,
@@ -122,8 +122,8 @@ impl Core {
             mode: permissions.mode,
             backing: wire_number(backing),
             data_bytes: geometry.data_bytes(),
-            instance: 0,
-            made_by: MadeBy::default(),
+            instance: self.root.instance(),
+            made_by: made_by(caller, request.request_id),
             name: request.name.to_string(),
         };
         let payload = geometry.payload_range();
@@ -156,10 +156,13 @@ impl Core {
             .and_then(|()| data.commit(payload))
             .map_err(no_space)
             .and_then(|()| map(&control, &data, arena_data_plan(&geometry), lengths.0))
+            .and_then(|mapped| self.store_pool(id, &control, &data).map(|()| mapped))
+            // From here on the arena pool stands.
             .and_then(|(c, d)| Ok(ArenaMemory::create(c, d, &header)?));
         let memory = match made {
             Ok(memory) => memory,
             Err(error) => {
+                self.unstore_pool(id, control.kind());
                 give_up(Some((&control, &data)));
                 return Err(error);
             }
@@ -178,13 +181,7 @@ impl Core {
             data_table_bytes: tables.end,
         };
         let pool = Arc::new(ArenaPool::new(parts, Arc::clone(&self.shared)));
-        let mut registry = self.registry();
-        if let Err(error) = registry.require_room(pool.name.as_str(), self.limits.max_pools) {
-            drop(registry);
-            pool.dismantle(); // another caller was faster with the name
-            return Err(error);
-        }
-        registry.insert(AnyPool::Arenas(Arc::clone(&pool)));
+        self.registry().insert(AnyPool::Arenas(Arc::clone(&pool)));
         tracing::info!(
             pool = %pool.name, id = %id, backing = crate::error::backing_name(backing),
             arenas = geometry.arenas(), arena_bytes = geometry.arena_bytes(),
@@ -193,10 +190,49 @@ impl Core {
         Ok(pool)
     }
 
-    fn reserve_id(&self, name: &str) -> Result<PoolId, Error> {
-        let mut registry = self.registry();
-        registry.require_room(name, self.limits.max_pools)?;
-        registry.new_id()
+    /// Reserves a name until the reservation is dropped.
+    fn reserve(&self, name: &str) -> Result<Reservation<'_>, Error> {
+        self.registry().reserve(name, self.limits.max_pools)?;
+        Ok(Reservation {
+            core: self,
+            name: name.to_owned(),
+        })
+    }
+
+    /// Returns an id that no pool has had.
+    fn new_id(&self) -> PoolId {
+        loop {
+            let id = self.root.next_pool_id();
+            // A file of another time may have it.
+            if !self.registry().has_id(id) {
+                return id;
+            }
+        }
+    }
+
+    /// Stores the fds of a pool, before the pool is there.
+    pub(super) fn store_pool(
+        &self,
+        id: PoolId,
+        control: &Arc<Segment>,
+        data: &Arc<Segment>,
+    ) -> Result<(), Error> {
+        let kind = control.kind();
+        for (what, segment) in [
+            (StoredFd::Data(id, kind), data),
+            (StoredFd::Control(id, kind), control),
+        ] {
+            self.store
+                .store(what.name(), Arc::clone(segment) as _)
+                .map_err(|e| Error::os("hold a pool's memory for a restart", e))?;
+        }
+        Ok(())
+    }
+
+    /// Gives up the stored fds of a pool that is no more.
+    pub(super) fn unstore_pool(&self, id: PoolId, kind: BackingKind) {
+        self.store.remove(&StoredFd::Control(id, kind).name());
+        self.store.remove(&StoredFd::Data(id, kind).name());
     }
 
     /// Makes the segments of a pool, (CONTROL, DATA), with nothing committed.
@@ -206,12 +242,8 @@ impl Core {
         backing: Backing,
         permissions: Permissions,
         (control_bytes, data_bytes): (u64, u64),
-    ) -> Result<(Segment, Segment), Error> {
-        let kind = match backing {
-            Backing::Memfd => BackingKind::Memfd,
-            Backing::Named => BackingKind::Named,
-            Backing::File => BackingKind::File,
-        };
+    ) -> Result<(Arc<Segment>, Arc<Segment>), Error> {
+        let kind = kind_of(backing);
         if backing == Backing::File {
             self.own_data_dir()?;
         }
@@ -250,7 +282,7 @@ impl Core {
         };
         let control = create("control", control_bytes)?;
         match create("data", data_bytes) {
-            Ok(data) => Ok((control, data)),
+            Ok(data) => Ok((Arc::new(control), Arc::new(data))),
             Err(error) => {
                 let _ = control.remove();
                 Err(error)
@@ -273,6 +305,37 @@ impl Core {
                 source,
             }
         })
+    }
+}
+
+/// A name that is kept for a pool until the pool is there, or will not be.
+#[derive(Debug)]
+struct Reservation<'a> {
+    core: &'a Core,
+    name: String,
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        self.core.registry().end_reservation(&self.name);
+    }
+}
+
+fn made_by(caller: &Caller, request_id: RequestId) -> MadeBy {
+    caller
+        .session
+        .as_ref()
+        .map_or_else(MadeBy::default, |session| MadeBy {
+            serial: session.serial,
+            request_id: request_id.get(),
+        })
+}
+
+pub(super) fn kind_of(backing: Backing) -> BackingKind {
+    match backing {
+        Backing::Memfd => BackingKind::Memfd,
+        Backing::Named => BackingKind::Named,
+        Backing::File => BackingKind::File,
     }
 }
 

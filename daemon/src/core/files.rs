@@ -16,19 +16,19 @@ use std::time::Instant;
 use goumem_alloc::{ArenaGeometry, HEADER_BYTES, PageCount};
 use goumem_proto::model::{Backing, Permissions};
 use goumem_proto::name::PoolName;
-use goumem_shm::header::{PoolKind, PoolState};
+use goumem_shm::header::{Header, PoolKind, PoolState, SegmentRole};
 use goumem_shm::os::lock::InstanceLock;
 use goumem_shm::os::{Access, Backing as _, BackingKind, FileBacking, MapPlan, Mapping, Segment};
-use goumem_shm::{ArenaMemory, PoolMemory, arena_data_plan, data_plan};
+use goumem_shm::{ArenaMemory, PoolMemory, SegmentRefusal, arena_data_plan, data_plan};
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 
 use super::Core;
 use super::create::map;
 use super::registry::AnyPool;
-use crate::arena_pool::{ArenaPool, ArenaPoolParts};
+use crate::arena_pool::{self, ArenaPoolParts};
 use crate::error::Error;
-use crate::pool::{PoolParts, TablePages, recover};
+use crate::pool::{self, Owners, PoolParts, TablePages};
 
 /// Keeps daemons with other sockets from serving the same files.
 const LOCK_FILE: &str = "goumemd.lock";
@@ -85,29 +85,56 @@ impl Core {
             return self.remove_files(name);
         }
         let open = |half: &str| {
-            let path = self.file_path(name, half);
-            leave_to_mappers(&path).map_err(|e| Error::os("copy a segment that is mapped", e))?;
             FileBacking
-                .open_existing(&path)
+                .open_existing(&self.file_path(name, half))
                 .map_err(|e| Error::os("open a segment", e))
         };
-        let control = open("control")?;
-        let whole = |segment: &Segment| MapPlan::whole(segment.len_bytes());
-        let header = {
-            let mapped = Mapping::map(&control, Access::ReadOnly, whole(&control))
-                .map_err(|e| Error::os("map CONTROL", e))?;
-            goumem_shm::header::read(&mapped, goumem_shm::header::SegmentRole::Control)?
-        };
+        let header = header_of(&open("control")?)?;
+        // Of a daemon whose sessions this one has taken over: what they map stays theirs.
+        let own = header.instance == self.root.instance();
+        if own && self.registry().has_id(header.pool_id) {
+            return Ok(()); // its fds were kept
+        }
         if header.state == PoolState::Destroying {
             return self.remove_files(name);
         }
-        let data = open("data")?;
-        let pool_name = PoolName::try_from(header.name.as_str())
-            .ok()
-            .filter(|found| found.as_str() == name)
-            .ok_or(Error::Invariant {
+        if header.name != name {
+            return Err(Error::Invariant {
                 what: "a pool's file has its name",
-            })?;
+            });
+        }
+        if !own {
+            for half in ["control", "data"] {
+                leave_to_mappers(&self.file_path(name, half))
+                    .map_err(|e| Error::os("copy a segment that is mapped", e))?;
+            }
+        }
+        let (control, data) = (Arc::new(open("control")?), Arc::new(open("data")?));
+        let id = header.pool_id;
+        self.take_over_pool(header, own, &control, &data, now)?;
+        self.store_pool(id, &control, &data)?;
+        tracing::info!(pool = name, id = %id, "file-backed pool opened again");
+        Ok(())
+    }
+
+    /// Opens a pool that an earlier daemon served, from its segments. `own`: its sessions are those
+    /// that this daemon has taken over.
+    ///
+    /// # Errors
+    /// `PoolExists`, `Segment`, `Os`; the segments are as they were then, as far as others can see.
+    pub(super) fn take_over_pool(
+        &self,
+        header: Header,
+        own: bool,
+        control: &Arc<Segment>,
+        data: &Arc<Segment>,
+        now: Instant,
+    ) -> Result<(), Error> {
+        let pool_name = PoolName::try_from(header.name.as_str()).map_err(|_| {
+            let (field, value) = ("name", header.name.len() as u64);
+            SegmentRefusal::Corrupt { field, value }
+        })?;
+        let backing = backing_of(control.kind());
         let permissions = Permissions {
             uid: header.uid,
             gid: header.gid,
@@ -116,55 +143,53 @@ impl Core {
         let id = header.pool_id;
         let taken = {
             let registry = self.registry();
-            registry.has_id(id) || registry.by_name(name).is_ok()
+            let named = header.state == PoolState::Live && registry.by_name(&header.name).is_ok();
+            registry.has_id(id) || named
         };
         if taken {
-            return Err(Error::PoolExists {
-                name: name.to_owned(),
-            });
+            return Err(Error::PoolExists { name: header.name });
         }
         let mut control_tables = TablePages::default();
         control_tables.insert(&(0..HEADER_BYTES));
-        let mut data_tables = TablePages::default();
-        data_tables.insert(&(0..HEADER_BYTES));
-        let pool = match header.kind {
+        let owners = Owners(own.then_some(&self.sessions));
+        let (pool, odd) = match header.kind {
             PoolKind::Blocks => {
                 let geometry = goumem_shm::pool_geometry(header.units)?;
-                require_length(&data, geometry.data_bytes())?;
-                require_length(&control, geometry.control_bytes())?;
-                let (c, d) = map(
-                    &control,
-                    &data,
-                    data_plan(&geometry),
-                    geometry.control_bytes(),
-                )?;
+                require_length(data, geometry.data_bytes())?;
+                require_length(control, geometry.control_bytes())?;
+                let plan = data_plan(&geometry);
+                let (c, d) = map(control, data, plan, geometry.control_bytes())?;
                 let (memory, _) = PoolMemory::open(c, d)?;
                 self.shared.budget.record(2 * HEADER_BYTES);
+                let mut data_tables = TablePages::default();
+                data_tables.insert(&(0..HEADER_BYTES));
                 let capacity_pages = PageCount::for_bytes(header.unit_bytes)
                     .filter(|&pages| pages <= geometry.n_pages())
                     .unwrap_or_else(|| geometry.n_pages());
                 let parts = PoolParts {
                     id,
                     name: pool_name,
-                    backing: Backing::File,
+                    backing,
                     permissions,
                     capacity_pages,
                     memory,
-                    control,
-                    data,
+                    control: Arc::clone(control),
+                    data: Arc::clone(data),
                     data_tables,
                     control_tables,
                 };
-                AnyPool::Blocks(Arc::new(recover(parts, Arc::clone(&self.shared), now)?))
+                let shared = Arc::clone(&self.shared);
+                let (pool, odd) = pool::recover(parts, header.state, owners, shared, now)?;
+                (AnyPool::Blocks(Arc::new(pool)), odd)
             }
             PoolKind::Arenas => {
                 let geometry = ArenaGeometry::new(header.units, header.unit_bytes)?;
-                require_length(&data, geometry.data_bytes())?;
-                require_length(&control, geometry.control_bytes())?;
+                require_length(data, geometry.data_bytes())?;
+                require_length(control, geometry.control_bytes())?;
                 let payload = geometry.payload_range();
                 let tables = geometry.guard_range().start;
                 let plan = arena_data_plan(&geometry);
-                let (c, d) = map(&control, &data, plan, geometry.control_bytes())?;
+                let (c, d) = map(control, data, plan, geometry.control_bytes())?;
                 let (memory, _) = ArenaMemory::open(c, d)?;
                 self.shared
                     .budget
@@ -175,21 +200,25 @@ impl Core {
                 let parts = ArenaPoolParts {
                     id,
                     name: pool_name,
-                    backing: Backing::File,
+                    backing,
                     permissions,
                     memory,
-                    control,
-                    data,
+                    control: Arc::clone(control),
+                    data: Arc::clone(data),
                     control_tables,
                     data_table_bytes: tables,
                 };
-                let pool = ArenaPool::new(parts, Arc::clone(&self.shared));
-                pool.recover();
-                AnyPool::Arenas(Arc::new(pool))
+                let shared = Arc::clone(&self.shared);
+                let (pool, odd) = arena_pool::recover(parts, header.state, owners, shared)?;
+                (AnyPool::Arenas(Arc::new(pool)), odd)
             }
         };
-        tracing::info!(pool = name, id = %id, "file-backed pool opened again");
-        self.registry().insert(pool);
+        self.quarantine(odd);
+        pool.set_run(self.root.instance(), self.root.epoch());
+        match header.state {
+            PoolState::Live => self.registry().insert(pool),
+            PoolState::Destroying => self.registry().insert_nameless(pool),
+        }
         Ok(())
     }
 
@@ -230,13 +259,29 @@ impl Core {
     }
 }
 
+/// Reads CONTROL's header.
+pub(super) fn header_of(control: &Segment) -> Result<Header, Error> {
+    let whole = MapPlan::whole(control.len_bytes());
+    let mapped =
+        Mapping::map(control, Access::ReadOnly, whole).map_err(|e| Error::os("map CONTROL", e))?;
+    Ok(goumem_shm::header::read(&mapped, SegmentRole::Control)?)
+}
+
+fn backing_of(kind: BackingKind) -> Backing {
+    match kind {
+        BackingKind::Memfd => Backing::Memfd,
+        BackingKind::Named => Backing::Named,
+        BackingKind::File => Backing::File,
+    }
+}
+
 /// A truncated file would fault at the first touch behind its end.
 fn require_length(segment: &Segment, expected_bytes: u64) -> Result<(), Error> {
     if segment.len_bytes() >= expected_bytes {
         return Ok(());
     }
     let found_bytes = segment.len_bytes();
-    Err(goumem_shm::SegmentRefusal::Truncated {
+    Err(SegmentRefusal::Truncated {
         expected_bytes,
         found_bytes,
     }

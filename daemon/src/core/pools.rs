@@ -9,12 +9,14 @@ use goumem_proto::model::{
     PoolStat, PurgePool, PurgedPool, SetCapacity, StatPool,
 };
 
+use goumem_shm::root::RequestOp;
+
 use super::Core;
 use super::registry::AnyPool;
 use crate::error::{Error, backing_name};
 use crate::permission;
 use crate::pool::Pool;
-use crate::session::Caller;
+use crate::session::{Caller, Intent};
 
 impl Core {
     /// Creates a pool.
@@ -131,6 +133,10 @@ impl Core {
             permission::require_owner(caller, &pool.permissions, || {
                 format!("destroy pool {}", pool.name)
             })?;
+            if let Some(session) = &caller.session {
+                let intent = Intent::of(RequestOp::DestroyPool, pool.id);
+                session.intend(request.request_id, intent);
+            }
             // Whoever comes second finds no pool of that name, or soon another.
             let sessions = pool.destroy().ok_or_else(|| Error::PoolNotFound {
                 pool: request.name.to_string(),

@@ -1,10 +1,13 @@
 //! Name → pool, and id → pool.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use goumem_alloc::PoolId;
+use goumem_shm::header::MadeBy;
+use goumem_shm::os::BackingKind;
 
+use super::create::kind_of;
 use crate::arena_pool::ArenaPool;
 use crate::error::{Error, Table};
 use crate::pool::Pool;
@@ -31,10 +34,48 @@ impl AnyPool {
         }
     }
 
+    pub(super) fn kind(&self) -> BackingKind {
+        kind_of(match self {
+            Self::Blocks(pool) => pool.backing,
+            Self::Arenas(pool) => pool.backing,
+        })
+    }
+
+    pub(super) fn is_destroying(&self) -> bool {
+        match self {
+            Self::Blocks(pool) => pool.is_destroying(),
+            Self::Arenas(pool) => pool.is_destroying(),
+        }
+    }
+
     pub(super) fn is_gone(&self) -> bool {
         match self {
             Self::Blocks(pool) => pool.is_gone(),
             Self::Arenas(pool) => pool.is_gone(),
+        }
+    }
+
+    /// Says which run of the daemon has it now.
+    pub(super) fn set_run(&self, instance: u64, epoch: u64) {
+        match self {
+            Self::Blocks(pool) => pool.set_run(instance, epoch),
+            Self::Arenas(pool) => pool.set_run(instance, epoch),
+        }
+    }
+
+    /// Leaves its names where they are when it is dropped, for the next daemon.
+    pub(super) fn leave(&self) {
+        match self {
+            Self::Blocks(pool) => pool.leave(),
+            Self::Arenas(pool) => pool.leave(),
+        }
+    }
+
+    /// Returns the request that made it.
+    pub(super) fn made_by(&self) -> MadeBy {
+        match self {
+            Self::Blocks(pool) => pool.made_by(),
+            Self::Arenas(pool) => pool.made_by(),
         }
     }
 
@@ -52,7 +93,8 @@ pub(super) struct Registry {
     by_name: HashMap<String, AnyPool>,
     /// Also those that are being destroyed, until nobody maps them.
     by_id: HashMap<PoolId, AnyPool>,
-    last_id: u32,
+    /// Names of pools that are being made: no second one may come to be meanwhile.
+    reserved: HashSet<String>,
 }
 
 impl Registry {
@@ -65,42 +107,36 @@ impl Registry {
         (pools, self.by_name.len() - pools)
     }
 
-    /// Refuses a name that is taken, and a pool beyond the limit.
-    pub(super) fn require_room(&self, name: &str, limit: u32) -> Result<(), Error> {
-        if self.by_name.contains_key(name) {
+    /// Reserves a name for a pool that is about to be made, unless it is taken, or the pool would
+    /// be one too many.
+    pub(super) fn reserve(&mut self, name: &str, limit: u32) -> Result<(), Error> {
+        if self.by_name.contains_key(name) || self.reserved.contains(name) {
             return Err(Error::PoolExists {
                 name: name.to_owned(),
             });
         }
-        if self.by_id.len() as u64 >= u64::from(limit) {
+        if (self.by_id.len() + self.reserved.len()) as u64 >= u64::from(limit) {
             return Err(Error::TooMany {
                 table: Table::Pools,
                 limit: limit.into(),
             });
         }
+        self.reserved.insert(name.to_owned());
         Ok(())
     }
 
-    /// Returns an id that no pool has. The sequence starts anywhere, so that a handle of an
-    /// earlier daemon's pool is not taken for one of this daemon's.
-    pub(super) fn new_id(&mut self) -> Result<PoolId, Error> {
-        if self.last_id == 0 {
-            let mut seed = [0; 4];
-            getrandom::fill(&mut seed).map_err(|e| Error::os("choose an id", e.to_string()))?;
-            self.last_id = u32::from_le_bytes(seed);
-        }
-        loop {
-            self.last_id = self.last_id.wrapping_add(1);
-            if let Some(id) = PoolId::new(self.last_id)
-                && !self.by_id.contains_key(&id)
-            {
-                return Ok(id);
-            }
-        }
+    /// Gives a reserved name up: its pool is there by now, or will not be.
+    pub(super) fn end_reservation(&mut self, name: &str) {
+        self.reserved.remove(name);
     }
 
     pub(super) fn insert(&mut self, pool: AnyPool) {
         self.by_name.insert(pool.name().to_owned(), pool.clone());
+        self.by_id.insert(pool.id(), pool);
+    }
+
+    /// Adds a pool that has lost its name already.
+    pub(super) fn insert_nameless(&mut self, pool: AnyPool) {
         self.by_id.insert(pool.id(), pool);
     }
 

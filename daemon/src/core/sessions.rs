@@ -27,11 +27,11 @@ impl Core {
         request: OpenSession,
         now: Instant,
     ) -> Result<OpenedSession, Error> {
-        let session = self
-            .sessions
-            .open(caller, request.label, request.ttl, now)?;
+        let (session, token) = self.sessions.open(caller, &request, now)?;
         if let Some(pidfd) = &session.watched
             && let Err(source) = self.watch.add(pidfd, session.serial)
+            // So it is for the retry of an Open.
+            && source.kind() != std::io::ErrorKind::AlreadyExists
         {
             // Unwatched, it would never be swept.
             session.mark_dead();
@@ -48,10 +48,10 @@ impl Core {
         Ok(OpenedSession {
             session: session.number,
             serial: session.serial,
-            token: *session.token(),
+            token,
             may_map: session.may_map,
             fd_socket: self.fd_socket.clone().filter(|_| session.may_map),
-            epoch: self.epoch,
+            epoch: self.root.epoch(),
             ttl: session.ttl,
         })
     }
@@ -67,7 +67,7 @@ impl Core {
             session: session.number,
             serial: session.serial,
             highest_request_id: session.highest_request(),
-            epoch: self.epoch,
+            epoch: self.root.epoch(),
             fd_socket: self.fd_socket.clone().filter(|_| session.may_map),
         })
     }
@@ -184,6 +184,7 @@ impl Core {
         session: &Arc<Session>,
         pool_id: PoolId,
         access: Access,
+        now: Instant,
     ) -> Result<(OwnedFd, OwnedFd), Error> {
         session.require_live()?;
         let Some(pidfd) = session.pidfd.clone().filter(|_| session.may_map) else {
@@ -201,11 +202,11 @@ impl Core {
         match pool {
             AnyPool::Blocks(pool) => {
                 pool.require(&caller, access)?;
-                pool.hand_out(session, access)
+                pool.hand_out(session, access, now)
             }
             AnyPool::Arenas(pool) => {
                 pool.require(&caller, access)?;
-                pool.hand_out(session, access)
+                pool.hand_out(session, access, now)
             }
         }
     }
@@ -254,6 +255,12 @@ impl Core {
         if !session.mark_dead() {
             return 0;
         }
+        self.sweep_session(session, why, now)
+    }
+
+    /// The rest of `end_session`, for a session that is marked dead. It may be done again from the
+    /// start.
+    pub(super) fn sweep_session(&self, session: &Session, why: &str, now: Instant) -> u64 {
         session.end_streams();
         let pools = self.registry().all();
         let mut reclaimed_bytes = 0;

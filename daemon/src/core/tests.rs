@@ -26,11 +26,12 @@ use goumem_shm::{
 use proptest::prelude::*;
 use tokio::sync::Notify;
 
-use super::Core;
 use super::registry::AnyPool;
+use super::{Core, Wires};
 use crate::arena_pool::Waited;
 use crate::config::Config;
 use crate::error::Error;
+use crate::fd_store::MemoryStore;
 use crate::session::Caller;
 
 mod accounts;
@@ -42,6 +43,7 @@ mod files;
 mod hostile;
 mod model;
 mod pools;
+mod restart;
 mod sessions;
 
 const MIB: u64 = 1 << 20;
@@ -51,31 +53,67 @@ struct Daemon {
     core: Core,
     now: Instant,
     dir: tempfile::TempDir,
+    /// What the next core finds.
+    store: MemoryStore,
 }
 
 impl Daemon {
     fn start() -> Self {
-        Self::start_in(tempfile::tempdir().unwrap(), |_| {})
+        Self::start_in(tempfile::tempdir().unwrap(), MemoryStore::default(), |_| {})
     }
 
     fn start_with(change: impl FnOnce(&mut crate::config::Limits)) -> Self {
-        Self::start_in(tempfile::tempdir().unwrap(), change)
+        Self::start_in(tempfile::tempdir().unwrap(), MemoryStore::default(), change)
     }
 
-    fn start_in(dir: tempfile::TempDir, change: impl FnOnce(&mut crate::config::Limits)) -> Self {
+    fn start_in(
+        dir: tempfile::TempDir,
+        store: MemoryStore,
+        change: impl FnOnce(&mut crate::config::Limits),
+    ) -> Self {
         let mut limits = Config::private(dir.path()).limits;
         change(&mut limits);
-        let watch = Arc::new(DeathWatch::new().unwrap());
+        let wires = Wires {
+            watch: Arc::new(DeathWatch::new().unwrap()),
+            earlier: Arc::new(Notify::new()),
+        };
         let now = Instant::now();
-        let core = Core::new(limits, None, watch, Arc::new(Notify::new()), now);
-        Self { core, now, dir }
+        let core = Core::start(limits, None, wires, store.kept().unwrap(), now).unwrap();
+        Self {
+            core,
+            now,
+            dir,
+            store,
+        }
     }
 
-    /// Ends this daemon and starts another on the same directory.
+    /// Ends this daemon and starts another on the same directory, which has only the files of it.
     fn restart(self) -> Self {
         let Self { core, dir, .. } = self;
         drop(core);
-        Self::start_in(dir, |_| {})
+        Self::start_in(dir, MemoryStore::default(), |_| {})
+    }
+
+    /// Drops this daemon as a SIGKILL does, and starts the next one on what was stored. Returns the
+    /// callers as that one knows them.
+    fn kill_and_restart<const N: usize>(self, callers: [&Caller; N]) -> (Self, [Caller; N]) {
+        let Self {
+            core, dir, store, ..
+        } = self;
+        drop(core);
+        let next = Self::start_in(dir, store, |_| {});
+        let callers = callers.map(|caller| next.resumed(caller).unwrap());
+        (next, callers)
+    }
+
+    /// A caller of an earlier daemon, if its session is still there.
+    fn resumed(&self, caller: &Caller) -> Option<Caller> {
+        let old = caller.session.as_ref().unwrap();
+        let session = self.core.sessions().by_number(old.number)?;
+        (session.serial == old.serial && session.is_of(caller)).then(|| Caller {
+            session: Some(session),
+            ..caller.clone()
+        })
     }
 
     /// A caller with a session. Its process is this one, which the tests never see die: they say
@@ -262,7 +300,7 @@ impl Daemon {
         let session = caller.session.as_ref().unwrap();
         let fds = self
             .core
-            .map_request(session, id, Access::ReadWrite)
+            .map_request(session, id, Access::ReadWrite, self.now)
             .unwrap();
         let any = self.core.registry().by_id(id).unwrap();
         let kind = match any {

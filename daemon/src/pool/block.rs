@@ -6,17 +6,27 @@ use std::time::Instant;
 use goumem_alloc::{Handle, Offset, PageCount, PageIndex, Placement, SessionNumber};
 use goumem_proto::model::{
     Alloc, AllocBatch, BlockInfo, BlockSpec, CountedSpec, FreeBatch, FreeFailure, FreedBatch,
-    Realloc,
+    Realloc, RequestId,
 };
-use goumem_shm::LeasedSpan;
 use goumem_shm::pool_memory::BlockPlace;
+use goumem_shm::root::RequestOp;
 use goumem_shm::shape::Shape;
 use goumem_shm::slot::Freed;
+use goumem_shm::{AccessError, LeasedSpan};
 
 use super::span::{Lessee, Want, large};
 use super::{Charge, Pool, PoolState};
 use crate::error::Error;
-use crate::session::{Caller, Session};
+use crate::session::{Caller, Intent, Session};
+
+/// Blocks of one kind to allocate.
+#[derive(Debug, Clone, Copy)]
+struct Blocks {
+    spec: BlockSpec,
+    count: u32,
+    /// For one block alone: of many, no note has room.
+    request_id: RequestId,
+}
 
 impl Pool {
     /// Allocates a zeroed block for the calling session.
@@ -35,7 +45,8 @@ impl Pool {
             let mut state = self.lock();
             session.require_live()?;
             self.require_usable(&state)?;
-            self.alloc_one(&mut state, session, request.spec, now)
+            let id = request.request_id;
+            self.alloc_one(&mut state, session, request.spec, id, now)
                 .map_err(|error| self.with_holders(&state, caller, error))
         })
     }
@@ -57,9 +68,16 @@ impl Pool {
             self.require_usable(&state)?;
             let n_blocks = usize::try_from(request.n_blocks()).unwrap_or(0);
             let mut handles = Vec::with_capacity(n_blocks);
+            let intent = Intent::of(RequestOp::AllocBatch, self.id);
+            session.intend(request.request_id, intent);
             for &CountedSpec { spec, count } in &request.specs {
                 let each = |handle| handles.push(handle);
-                let allocated = self.alloc_some(&mut state, session, spec, count, now, each);
+                let blocks = Blocks {
+                    spec,
+                    count,
+                    request_id: RequestId::NONE,
+                };
+                let allocated = self.alloc_some(&mut state, session, blocks, now, each);
                 if let Err(error) = allocated {
                     let error = self.with_holders(&state, caller, error);
                     for handle in handles {
@@ -81,12 +99,15 @@ impl Pool {
         &self,
         session: &Session,
         handle: Handle,
-        request_id: goumem_proto::model::RequestId,
+        request_id: RequestId,
         now: Instant,
     ) -> Result<(), Error> {
         session.once(request_id, || {
             let mut state = self.lock();
             session.require_live()?;
+            if self.memory.resolve(handle).is_ok() {
+                session.intend(request_id, Intent::about(RequestOp::Free, handle));
+            }
             self.free_one(&mut state, handle, now)
         })
     }
@@ -109,6 +130,9 @@ impl Pool {
                 failures: Vec::new(),
             };
             let mut refunds = BTreeMap::<u32, u64>::new();
+            let cut_off = session.was_cut_off(request.request_id);
+            let intent = Intent::of(RequestOp::FreeBatch, self.id);
+            session.intend(request.request_id, intent);
             for (index, &handle) in request.handles.iter().enumerate() {
                 match self.free_unpaid(&mut state, handle, now) {
                     Ok(charge) => {
@@ -117,6 +141,8 @@ impl Pool {
                             *refunds.entry(uid).or_default() += bytes;
                         }
                     }
+                    // The first try, which was cut off, has freed it.
+                    Err(Error::Access(AccessError::Stale { .. })) if cut_off => batch.freed += 1,
                     Err(error) => batch.failures.push(FreeFailure {
                         index: u32::try_from(index).unwrap_or(u32::MAX),
                         reason: error.reason(),
@@ -146,6 +172,8 @@ impl Pool {
             let mut state = self.lock();
             session.require_live()?;
             let at = self.memory.resolve(request.handle)?;
+            let intent = Intent::about(RequestOp::Realloc, request.handle);
+            session.intend(request.request_id, intent);
             let old = self.memory.checked_shape(&at)?;
             let start = at.offset.get();
             if request.size_bytes <= at.usable_bytes() && !at.class.is_large() {
@@ -167,7 +195,7 @@ impl Pool {
                 type_tag: old.type_tag,
             };
             let block = self
-                .alloc_one(&mut state, session, spec, now)
+                .alloc_one(&mut state, session, spec, RequestId::NONE, now)
                 .map_err(|error| self.with_holders(&state, caller, error))?;
             let length = old.length_bytes.min(request.size_bytes);
             if let Err(error) = self.copy(request.handle, block.handle, length) {
@@ -223,11 +251,17 @@ impl Pool {
         state: &mut PoolState,
         session: &Session,
         spec: BlockSpec,
+        request_id: RequestId,
         now: Instant,
     ) -> Result<BlockInfo, Error> {
         let mut block = None;
         let each = |handle| block = Some(handle);
-        let used_bytes = self.alloc_some(state, session, spec, 1, now, each)?;
+        let one = Blocks {
+            spec,
+            count: 1,
+            request_id,
+        };
+        let used_bytes = self.alloc_some(state, session, one, now, each)?;
         Ok(BlockInfo {
             handle: block.ok_or(Error::Invariant {
                 what: "one block was allocated",
@@ -244,11 +278,11 @@ impl Pool {
         &self,
         state: &mut PoolState,
         session: &Session,
-        spec: BlockSpec,
-        count: u32,
+        blocks: Blocks,
         now: Instant,
         mut each: impl FnMut(Handle),
     ) -> Result<u64, Error> {
+        let Blocks { spec, count, .. } = blocks;
         let want = match spec.placement() {
             Ok(Placement::Class(class)) => Want {
                 requested_bytes: spec.size_bytes,
@@ -266,10 +300,10 @@ impl Pool {
         } else {
             want.class.stride_bytes()
         };
-        state.mapped_by.note_use(session.number);
+        self.note_use(state, session, now)?;
         self.charge(state, session.uid, used_bytes * u64::from(count))?;
         for n_done in 0..count {
-            match self.take_block(state, want, session.number, spec, now) {
+            match self.take_block(state, want, session, blocks, now) {
                 Ok(handle) => {
                     let charge = Charge {
                         uid: session.uid,
@@ -289,15 +323,19 @@ impl Pool {
         Ok(used_bytes)
     }
 
-    /// Takes a free block of the daemon's heap and exports it for `owner`.
+    /// Takes a free block of the daemon's heap and exports it for `owner`: note of the request, then
+    /// word.
     fn take_block(
         &self,
         state: &mut PoolState,
         want: Want,
-        owner: SessionNumber,
-        spec: BlockSpec,
+        owner: &Session,
+        blocks: Blocks,
         now: Instant,
     ) -> Result<Handle, Error> {
+        let Blocks {
+            spec, request_id, ..
+        } = blocks;
         // A large block has a span of its own, of its own length.
         let mut block = if want.class.is_large() {
             None
@@ -318,8 +356,17 @@ impl Pool {
             type_tag: spec.type_tag,
             length_bytes: spec.size_bytes,
         };
+        if request_id.is_some()
+            && let Some(at) = self.memory.block_at(block.offset())
+        {
+            // The word's life is the handle's.
+            let generation = self.memory.slot(&at).load().generation();
+            let handle = self.memory.handle(generation, block.offset());
+            let intent = Intent::about(RequestOp::Alloc, handle).with(spec.size_bytes);
+            owner.intend(request_id, intent);
+        }
         block
-            .export(owner, shape)
+            .export(owner.number, shape)
             .map_err(|(_, error)| error.into())
     }
 

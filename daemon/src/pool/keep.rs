@@ -7,13 +7,21 @@ use goumem_alloc::{Handle, Offset};
 use goumem_proto::model::{BlockInfo, KeptBlock, Publish, RequestId, Withdraw};
 use goumem_proto::name::BlockName;
 use goumem_shm::records::{Record, RecordKind};
+use goumem_shm::root::RequestOp;
 use goumem_shm::slot::SlotState;
 
 use super::block::block_info;
 use super::records::{RecordIndex, record_range};
 use super::{Pool, PoolState};
 use crate::error::Error;
-use crate::session::Session;
+use crate::session::{Intent, Session};
+
+/// The name to give, and whose it was until then.
+#[derive(Debug, Clone, Copy)]
+struct Naming<'a> {
+    name: &'a BlockName,
+    replaces: Option<RecordIndex>,
+}
 
 impl Pool {
     /// Makes a block outlive its owner's session.
@@ -58,11 +66,18 @@ impl Pool {
                 });
             }
             let (handle, id) = (request.handle, request.request_id);
-            self.keep_as(&mut state, session, handle, Some(&request.name), id, now)?;
+            let naming = Naming {
+                name: &request.name,
+                replaces: before.as_ref().map(|&(index, _)| index),
+            };
+            self.keep_as(&mut state, session, handle, Some(naming), id, now)?;
             if let Some((index, record)) = before {
                 let old = self.memory.handle(record.generation, record.offset);
-                self.drop_record(&mut state, index);
-                let _ = self.free_one(&mut state, old, now);
+                // Word first: a KEPT block without a record would be nobody's to free.
+                if self.free_one(&mut state, old, now).is_err() {
+                    self.drop_record(&mut state, index);
+                }
+                self.settle_name(&mut state, request.name.as_str());
             }
             Ok(())
         })
@@ -99,12 +114,15 @@ impl Pool {
                 .named(&mut state, name)
                 .ok_or_else(|| self.no_name(&request.name))?;
             let handle = self.memory.handle(record.generation, record.offset);
+            let intent = Intent::about(RequestOp::Withdraw, handle);
+            session.intend(request.request_id, intent);
             if request.free {
                 self.free_one(&mut state, handle, now)?;
                 return Ok(handle);
             }
             let unnamed = Record {
                 name: String::new(),
+                replaces: None,
                 ..record
             };
             // The nameless record first: without any, the block would not survive a crash.
@@ -146,13 +164,15 @@ impl Pool {
         session: &Session,
         handle: Handle,
         request_id: RequestId,
+        now: Instant,
     ) -> Result<Handle, Error> {
         session.once(request_id, || {
             let mut state = self.lock();
             session.require_live()?;
-            state.mapped_by.note_use(session.number);
+            self.note_use(&mut state, session, now)?;
             let at = self.memory.locate(handle)?;
             self.paid_by(&mut state, &at, session.uid, |state| {
+                session.intend(request_id, Intent::about(RequestOp::Adopt, handle));
                 self.memory.adopt(handle, session.number)?;
                 self.drop_keep_records(state, handle.offset());
                 Ok(handle)
@@ -169,14 +189,16 @@ impl Pool {
         session: &Session,
         handle: Handle,
         request_id: RequestId,
+        now: Instant,
     ) -> Result<Handle, Error> {
         session.once(request_id, || {
             let mut state = self.lock();
             session.require_live()?;
             let at = self.memory.locate(handle)?;
-            state.mapped_by.note_use(session.number);
+            self.note_use(&mut state, session, now)?;
             self.memory.note(at.first_page).set_holds_adopted();
             self.paid_by(&mut state, &at, session.uid, |state| {
+                session.intend(request_id, Intent::about(RequestOp::Take, handle));
                 let (generation, _) = self
                     .memory
                     .slot(&at)
@@ -194,7 +216,7 @@ impl Pool {
         state: &mut PoolState,
         session: &Session,
         handle: Handle,
-        name: Option<&BlockName>,
+        naming: Option<Naming<'_>>,
         request_id: RequestId,
         now: Instant,
     ) -> Result<(), Error> {
@@ -216,20 +238,20 @@ impl Pool {
         // record is still there.
         let kept_already = word.state() == Some(SlotState::Kept)
             && earlier.iter().any(|&(_, same_life)| same_life);
-        if kept_already && name.is_none() {
+        if kept_already && naming.is_none() {
             return Ok(());
         }
         let record = Record {
             kind: RecordKind::Keep,
             session: goumem_alloc::SessionNumber::NOBODY,
-            serial: 0,
+            serial: session.serial,
             generation: handle.generation(),
             offset: handle.offset(),
             request_id: request_id.get(),
             uid: session.uid,
             writable: true,
-            replaces: None,
-            name: name.map(ToString::to_string).unwrap_or_default(),
+            replaces: naming.and_then(|naming| naming.replaces),
+            name: naming.map_or_else(String::new, |naming| naming.name.to_string()),
         };
         self.paid_by(state, &at, session.uid, |state| {
             let index = self.commit_record(state, record, now)?;
@@ -243,6 +265,15 @@ impl Pool {
             self.drop_record(state, index);
         }
         Ok(())
+    }
+
+    /// Notes that what a name stood for before is gone.
+    pub(super) fn settle_name(&self, state: &mut PoolState, name: &str) {
+        if let Some((index, _)) = state.records.named(name)
+            && let Some(slot) = self.memory.record(index)
+        {
+            slot.settle();
+        }
     }
 
     /// Returns the living record with that name; a stale one is dropped.

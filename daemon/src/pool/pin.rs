@@ -6,12 +6,13 @@ use std::time::Instant;
 use goumem_alloc::{Handle, Offset};
 use goumem_proto::model::RequestId;
 use goumem_shm::records::{Record, RecordKind};
+use goumem_shm::root::RequestOp;
 use goumem_shm::slot::Unpinned;
 
 use super::records::{MAX_PINS, RecordIndex};
 use super::{Pool, PoolState};
 use crate::error::{Error, Table};
-use crate::session::Session;
+use crate::session::{Intent, Session};
 
 impl Pool {
     /// Pins a block: record, then bit; without the bit the record is dropped again.
@@ -33,7 +34,7 @@ impl Pool {
                 let (table, limit) = (Table::Records, MAX_PINS as u64);
                 return Err(Error::TooMany { table, limit });
             }
-            state.mapped_by.note_use(session.number);
+            self.note_use(&mut state, session, now)?;
             let record = Record {
                 kind: RecordKind::Pin,
                 session: session.number,
@@ -84,6 +85,8 @@ impl Pool {
                 })
                 .map(|(index, _)| index)
                 .ok_or(goumem_shm::AccessError::Stale { handle })?;
+            let intent = Intent::about(RequestOp::Unpin, handle).with(u64::from(index));
+            session.intend(request_id, intent);
             self.drop_pin(&mut state, index, now);
             Ok(())
         })
@@ -94,12 +97,19 @@ impl Pool {
         let Some(offset) = state.records.get(index).map(|record| record.offset) else {
             return;
         };
-        self.drop_record(state, index);
+        let slot = self.memory.record(index);
+        if let Some(slot) = slot {
+            slot.drop_pin();
+        }
+        state.records.remove(index);
         self.settle_pin(state, offset, now);
+        if let Some(slot) = slot {
+            slot.clear();
+        }
     }
 
     /// Clears the bit of a block that no record pins.
-    fn settle_pin(&self, state: &mut PoolState, offset: Offset, now: Instant) {
+    pub(super) fn settle_pin(&self, state: &mut PoolState, offset: Offset, now: Instant) {
         if state.records.at(offset, RecordKind::Pin).next().is_some() {
             return;
         }

@@ -1,26 +1,57 @@
-//! A file-backed pool after a restart of the machine or the daemon: every session is gone, so
-//! what is kept stays and the rest is free. CONTROL is read as outside data: what it cannot
-//! vouch for is given up, never believed.
+//! A pool that an earlier daemon served, from its segments. CONTROL is read as outside data: what
+//! it cannot vouch for is given up, never believed, and counted. Whoever maps the pool works on in
+//! it meanwhile: spans that a living session leases are left as they are.
+//!
+//! Page map → members → records (redone, where the earlier daemon was cut off between a record and
+//! its word) → words of spans without a living agent → what nothing covers is punched.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use goumem_alloc::{Generation, OS_PAGE_BYTES, Offset, PageCount, PageIndex, SessionNumber};
+use goumem_alloc::{
+    Generation, HEADER_BYTES, Offset, PageCount, PageIndex, RECORD_BYTES, SessionNumber, WORD_BYTES,
+};
 use goumem_proto::name::BlockName;
+use goumem_shm::header::PoolState as HeaderState;
 use goumem_shm::page_map::{PageEntry, SpanEpoch};
 use goumem_shm::records::{Record, RecordKind};
-use goumem_shm::slot::SlotState;
+use goumem_shm::slot::{SlotState, Unpinned};
+use goumem_shm::{LeasedSpan, SpanLease};
 
-use super::{Pool, PoolParts, PoolState, Shared, Span};
+use super::records::RecordIndex;
+use super::{Charge, Pool, PoolParts, PoolState, Shared, Span};
 use crate::error::Error;
+use crate::mappers::serial_low;
+use crate::session::{Session, Sessions};
 
-/// Opens a pool again from its segments.
+/// The sessions that a pool's owners and lessees may be: all that an earlier daemon wrote down, the
+/// dead among them, or none, when the pool is of another time than they are.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Owners<'a>(pub(crate) Option<&'a Sessions>);
+
+impl Owners<'_> {
+    pub(crate) fn get(self, number: SessionNumber) -> Option<Arc<Session>> {
+        self.0?.by_number(number)
+    }
+
+    /// The session with that number and serial.
+    pub(crate) fn exactly(self, number: SessionNumber, serial: u64) -> Option<Arc<Session>> {
+        self.get(number).filter(|session| session.serial == serial)
+    }
+}
+
+/// Opens a pool again from its segments. Returns how much in it could not be believed.
 ///
 /// # Errors
-/// `BudgetExhausted`, `NoSpace`; the files are left as they are.
-pub(crate) fn recover(parts: PoolParts, shared: Arc<Shared>, now: Instant) -> Result<Pool, Error> {
+/// `NoSpace`, `Os`; the segments are left as they are.
+pub(crate) fn recover(
+    parts: PoolParts,
+    header: HeaderState,
+    owners: Owners<'_>,
+    shared: Arc<Shared>,
+    now: Instant,
+) -> Result<(Pool, u32), Error> {
     let capacity = parts.capacity_pages;
     let total = parts.memory.geometry().n_pages();
     // The page map may hold more than the quota allows now: quota last.
@@ -31,157 +62,176 @@ pub(crate) fn recover(parts: PoolParts, shared: Arc<Shared>, now: Instant) -> Re
         },
         shared,
     );
-    {
-        let mut state = pool.lock();
-        let recovered = pool
-            .commit_page_map(&mut state, now)
-            .and_then(|()| pool.recover_records(&mut state, now))
-            .and_then(|()| pool.recover_spans(&mut state, now));
-        if let Err(error) = recovered {
+    let mut state = pool.lock();
+    state.destroying = header == HeaderState::Destroying;
+    match pool.recover_all(&mut state, owners, now) {
+        Ok(odd) => {
+            // A page map that nobody wrote may grant more than that: then no more is granted.
+            let capacity = capacity.max(state.heap.granted_pages());
+            let _ = state.heap.set_quota(capacity);
+            drop(state);
+            Ok((pool, odd))
+        }
+        Err(error) => {
             drop(state);
             pool.give_everything_back();
-            return Err(error);
+            Err(error)
         }
-        pool.purge_uncovered(&state);
-        // A page map that nobody wrote may grant more than that: then no more is granted.
-        let capacity = capacity.max(state.heap.granted_pages());
-        let _ = state.heap.set_quota(capacity);
     }
-    Ok(pool)
 }
 
 impl Pool {
-    /// Backs what stands in the page map with memory: floors of free pages must not be lost to a
-    /// punch. The rest stays sparse, as it was.
-    fn commit_page_map(&self, state: &mut PoolState, now: Instant) -> Result<(), Error> {
-        let geometry = self.memory.geometry();
-        let step = usize::try_from(OS_PAGE_BYTES).unwrap_or(usize::MAX);
-        let written = |&start: &u64| {
-            let words = self.memory.control().atomic_slice_u64(start, step / 8);
-            words.is_ok_and(|words| words.iter().any(|word| word.load(Ordering::Relaxed) != 0))
-        };
-        let written: Vec<_> = [geometry.entries_range(), geometry.page_records_range()]
-            .into_iter()
-            .flat_map(|range| range.step_by(step))
-            .filter(written)
-            .map(|start| start..start + OS_PAGE_BYTES)
-            .collect();
-        self.commit_tables(state, &[], &written, now)
-    }
-
-    /// Keeps the keep records whose block is alive; pins and holders died with their sessions.
-    fn recover_records(&self, state: &mut PoolState, now: Instant) -> Result<(), Error> {
-        for index in 0..goumem_alloc::MAX_RECORDS {
-            let Some(slot) = self.memory.record(index) else {
-                break;
-            };
-            let record = match slot.load() {
-                Ok(None) => continue,
-                Ok(Some(record)) => record,
-                Err(commit) => {
-                    tracing::warn!(pool = %self.name, index, commit, "unbelievable record dropped");
-                    slot.clear();
-                    continue;
-                }
-            };
-            let named_twice = state.records.named(&record.name).is_some();
-            let kept_twice = state
-                .records
-                .at(record.offset, RecordKind::Keep)
-                .next()
-                .is_some();
-            let twice = named_twice || kept_twice;
-            if record.kind != RecordKind::Keep || twice || !self.is_recoverable(&record) {
-                slot.clear();
-                continue;
+    fn recover_all(
+        &self,
+        state: &mut PoolState,
+        owners: Owners<'_>,
+        now: Instant,
+    ) -> Result<u32, Error> {
+        let look = |e: std::io::Error| Error::os("look at CONTROL", e);
+        // It stays backed: floors of free pages must not be lost to a punch.
+        let all = HEADER_BYTES..self.control.len_bytes();
+        for run in self.control.written(all).map_err(look)? {
+            for run in state.control_tables.missing(std::iter::once(run)) {
+                self.shared.budget.record(run.end - run.start);
+                state.control_tables.insert(&run);
             }
-            let table = self.memory.geometry().records_range().start;
-            let range = super::records::record_range(table, index);
-            self.commit_tables(state, &[], &[range], now)?;
-            state.records.insert(index, record);
         }
-        Ok(())
+        let mut odd = self.recover_spans(state, owners, now)?;
+        self.recover_members(state, owners).map_err(look)?;
+        odd += self.recover_records(state, owners).map_err(look)?;
+        self.recover_words(state, owners);
+        self.drop_stale_keeps(state);
+        self.purge_uncovered(state);
+        Ok(odd)
     }
 
-    /// Whether a keep record's name is one, and its block lies at the start of a slot and lives in
-    /// that generation.
-    fn is_recoverable(&self, record: &Record) -> bool {
-        let nameable = record.name.is_empty() || BlockName::try_from(record.name.as_str()).is_ok();
-        nameable
-            && self.memory.block_at(record.offset).is_some_and(|at| {
-                self.memory.slot(&at).load().is_live(record.generation)
-                    && self.memory.checked_shape(&at).is_ok()
-            })
+    /// Walks the heads of the page map.
+    fn recover_spans(
+        &self,
+        state: &mut PoolState,
+        owners: Owners<'_>,
+        now: Instant,
+    ) -> Result<u32, Error> {
+        let entries = self.memory.geometry().entries_range();
+        let total = self.memory.geometry().n_pages().get();
+        let runs = self
+            .control
+            .written(entries.clone())
+            .map_err(|e| Error::os("look at CONTROL", e))?;
+        let page_at = |offset: u64| {
+            let page = (offset - entries.start) / WORD_BYTES;
+            u32::try_from(page).unwrap_or(total).min(total)
+        };
+        let mut odd = 0;
+        let mut next = 0;
+        for run in runs {
+            next = next.max(page_at(run.start));
+            while next < page_at(run.end) {
+                let page = PageIndex::new(next);
+                next += self.recover_page(state, page, owners, &mut odd, now)?.get();
+            }
+        }
+        Ok(odd)
     }
 
-    /// Walks the heads of the page map: words without a record are freed, empty spans go.
-    fn recover_spans(&self, state: &mut PoolState, now: Instant) -> Result<(), Error> {
-        let keeps: HashMap<Offset, Generation> = state
-            .records
-            .of_kind(RecordKind::Keep)
-            .map(|(_, record)| (record.offset, record.generation))
-            .collect();
-        let total = self.memory.geometry().n_pages();
-        let mut page = PageIndex::new(0);
-        while page.get() < total.get() {
-            let next = match self.memory.entry(page) {
-                Some(PageEntry::Head {
-                    class,
-                    epoch,
+    /// Takes over what begins at a page; returns how many pages it has.
+    fn recover_page(
+        &self,
+        state: &mut PoolState,
+        page: PageIndex,
+        owners: Owners<'_>,
+        odd: &mut u32,
+        now: Instant,
+    ) -> Result<PageCount, Error> {
+        match self.memory.entry(page) {
+            Some(PageEntry::Head {
+                class,
+                lessee,
+                epoch,
+                pages,
+            }) if self.memory.slot_run(page, class, pages).is_some()
+                && state.heap.record_alloc(page, pages) =>
+            {
+                let session = owners.get(lessee);
+                let (lessee, serial, uid) = match &session {
+                    Some(session) => (lessee, session.serial, session.uid),
+                    None if lessee == SessionNumber::DAEMON => (lessee, 0, 0),
+                    None => (SessionNumber::NOBODY, 0, self.permissions.uid),
+                };
+                let span = Span {
                     pages,
-                    ..
-                }) if self.memory.slot_run(page, class, pages).is_some()
-                    && state.heap.record_alloc(page, pages) =>
-                {
-                    let uid = self.permissions.uid;
-                    let span = Span {
-                        pages,
-                        class,
-                        lessee: SessionNumber::NOBODY,
-                        serial: 0,
-                        uid,
-                    };
-                    self.shared.budget.record(pages.bytes());
-                    self.shared.quotas.record(uid, pages.bytes());
-                    self.recover_span(state, page, span, epoch, &keeps, now)?;
-                    page.checked_add(pages)
+                    class,
+                    lessee,
+                    serial,
+                    uid,
+                };
+                self.recover_span(state, page, span);
+                self.back_tables(state, page, span, owners, now)?;
+                self.rewrite_entries(page, span, epoch);
+                Ok(pages)
+            }
+            Some(PageEntry::Retired) => {
+                // The page is above every span recorded so far, so nothing overlaps it.
+                let _ = state.heap.record_retired(page, PageCount::ONE);
+                Ok(PageCount::ONE)
+            }
+            Some(PageEntry::Free { .. }) => Ok(PageCount::ONE),
+            found @ (Some(PageEntry::Head { .. } | PageEntry::Interior { .. }) | None) => {
+                // A page whose head is free is free as well; a head that fits nowhere nobody wrote.
+                if !matches!(found, Some(PageEntry::Interior { .. })) {
+                    *odd += 1;
+                    tracing::warn!(pool = %self.name, %page, "an entry that cannot be was freed");
                 }
-                Some(PageEntry::Retired) => {
-                    // The page is above every span recorded so far, so nothing overlaps it.
-                    let _ = state.heap.record_retired(page, PageCount::ONE);
-                    page.checked_add(PageCount::ONE)
+                let epoch = self.epoch_of(page).next();
+                if let Some(entry) = self.memory.entry_word(page) {
+                    entry.publish(PageEntry::Free { epoch });
                 }
-                Some(PageEntry::Free { .. }) => page.checked_add(PageCount::ONE),
-                Some(PageEntry::Head { .. } | PageEntry::Interior { .. }) | None => {
-                    // A head that fits nowhere, or a page whose head is free: free as well.
-                    let epoch = self.epoch_of(page).next();
-                    if let Some(entry) = self.memory.entry_word(page) {
-                        entry.publish(PageEntry::Free { epoch });
-                    }
-                    page.checked_add(PageCount::ONE)
-                }
-            };
-            let Some(next) = next else { break };
-            page = next;
+                Ok(PageCount::ONE)
+            }
         }
-        Ok(())
     }
 
-    fn recover_span(
+    fn recover_span(&self, state: &mut PoolState, first: PageIndex, span: Span) {
+        self.shared.budget.record(span.pages.bytes());
+        if span.lessee != SessionNumber::DAEMON {
+            self.shared.quotas.record(span.uid, span.pages.bytes());
+        }
+        // Known before anything can fail, so that what was recorded is given back.
+        state.spans.insert(first, span);
+        if span.lessee == SessionNumber::NOBODY {
+            state.abandoned.insert(first);
+        }
+    }
+
+    /// Backs the words of a span, which are backed already, unless nobody wrote them.
+    fn back_tables(
         &self,
         state: &mut PoolState,
         first: PageIndex,
         span: Span,
-        epoch: SpanEpoch,
-        keeps: &HashMap<Offset, Generation>,
+        owners: Owners<'_>,
         now: Instant,
     ) -> Result<(), Error> {
-        let geometry = self.memory.geometry();
-        let (data, control) = self.tables_of(first, span.class, span.pages);
-        // Known before anything can fail, so that what was recorded is given back.
-        state.spans.insert(first, span);
-        state.abandoned.insert(first);
-        self.commit_tables(state, &data, &control, now)?;
+        let (data, _) = self.tables_of(first, span.class, span.pages);
+        if owners.0.is_none() {
+            // Nobody works on it, so the budget may refuse it.
+            return self.commit_tables(state, &data, &[], now);
+        }
+        for run in state.data_tables.missing(data) {
+            let bytes = run.end - run.start;
+            self.data
+                .commit(run.clone())
+                .map_err(|source| Error::NoSpace {
+                    requested_bytes: bytes,
+                    source,
+                })?;
+            self.shared.budget.record(bytes);
+            state.data_tables.insert(&run);
+        }
+        Ok(())
+    }
+
+    fn rewrite_entries(&self, first: PageIndex, span: Span, epoch: SpanEpoch) {
         // Written anew: a head inside of this span would be a second one over its pages.
         for (page, _) in self.pages_of(first, span.pages).skip(1) {
             let (class, epoch) = (span.class, self.epoch_of(page));
@@ -191,50 +241,269 @@ impl Pool {
                 entry.publish(PageEntry::Interior { class, back, epoch });
             }
         }
-        let epoch = epoch.next();
-        self.publish_head(first, span.class, span.pages, SessionNumber::NOBODY, epoch);
-        self.memory.note(first).reset();
-        let Some(words) = self.memory.slot_run(first, span.class, span.pages) else {
-            return Ok(());
-        };
-        let start = geometry.page_offset(first).get();
-        for slot in 0..span.class.slots(span.pages) {
-            let word = words.word(slot);
-            let found = word.load();
-            if found.state() == Some(SlotState::Free) {
-                continue;
-            }
-            let offset = Offset::new(start + span.class.offset_of_slot(slot));
-            match keeps.get(&offset) {
-                Some(&generation) if found.is_live(generation) => {
-                    // The record came first: redo the keep if the crash was between the two.
-                    let _ = word.unpin();
-                    let _ = word.keep(generation, found.owner());
-                }
-                _ => word.force_free(),
-            }
+        if span.lessee == SessionNumber::NOBODY {
+            // Whose blocks are in it, only sweeps that look here find out.
+            self.memory.note(first).set_holds_adopted();
+            self.publish_head(first, span.class, span.pages, span.lessee, epoch.next());
         }
-        if self.survivors(first, span) == 0 {
-            self.take_back(state, first, None);
+    }
+
+    fn recover_members(&self, state: &mut PoolState, owners: Owners<'_>) -> std::io::Result<()> {
+        let members = self.memory.geometry().members_range();
+        for run in self.control.written(members.clone())? {
+            let numbers =
+                (run.start - members.start) / WORD_BYTES..(run.end - members.start) / WORD_BYTES;
+            for number in numbers.filter_map(|n| u16::try_from(n).ok().map(SessionNumber::new)) {
+                let word = self.memory.member(number);
+                let Some(member) = word.load() else { continue };
+                match owners.get(number) {
+                    Some(session) if serial_low(session.serial) == member.serial_low => {
+                        state.mapped_by.restore(number, member);
+                    }
+                    // Of a session whose sweep was over but for this store.
+                    _ => word.store(None),
+                }
+            }
         }
         Ok(())
+    }
+
+    /// Takes over the records that still say something, and redoes what they were for.
+    fn recover_records(&self, state: &mut PoolState, owners: Owners<'_>) -> std::io::Result<u32> {
+        let (found, mut odd) = self.read_records()?;
+        let mut unpinned = Vec::new();
+        let replaced: HashSet<RecordIndex> = found
+            .iter()
+            .filter_map(|(_, record)| {
+                let index = record.replaces?;
+                let (_, old) = found.iter().find(|&&(at, _)| at == index)?;
+                (old.kind == RecordKind::Keep && old.name == record.name).then_some(index)
+            })
+            .collect();
+        for (index, record) in found {
+            let Some(slot) = self.memory.record(index) else {
+                continue;
+            };
+            if replaced.contains(&index) {
+                // Its name is another block's by now: the earlier daemon was about to free it.
+                let _ = self
+                    .memory
+                    .free(self.memory.handle(record.generation, record.offset));
+                slot.clear();
+                continue;
+            }
+            let (stands, possible) = match record.kind {
+                RecordKind::Keep => (self.redo_keep(state, &record, owners), true),
+                RecordKind::Pin => (self.redo_pin(&record, owners), true),
+                RecordKind::Unpinned => {
+                    unpinned.push((index, record.offset));
+                    continue;
+                }
+                RecordKind::Holder => (false, false),
+            };
+            if !possible {
+                odd += 1;
+                tracing::warn!(pool = %self.name, index, "a record of another kind of pool dropped");
+            }
+            if stands {
+                slot.settle();
+                state.records.insert(index, record);
+            } else {
+                slot.clear();
+            }
+        }
+        for (index, offset) in unpinned {
+            self.finish_unpin(state, index, offset);
+        }
+        Ok(odd)
+    }
+
+    /// Clears the bit that an earlier daemon was about to clear.
+    fn finish_unpin(&self, state: &PoolState, index: RecordIndex, offset: Offset) {
+        let pinned = state.records.at(offset, RecordKind::Pin).next().is_some();
+        if !pinned
+            && let Some(at) = self.memory.block_at(offset)
+            && self.memory.slot(&at).unpin() == Unpinned::Freed
+        {
+            self.memory.note(at.first_page).hint_free();
+        }
+        if let Some(slot) = self.memory.record(index) {
+            slot.clear();
+        }
+    }
+
+    fn read_records(&self) -> std::io::Result<(Vec<(RecordIndex, Record)>, u32)> {
+        let records = self.memory.geometry().records_range();
+        let (mut found, mut odd) = (Vec::new(), 0);
+        for run in self.control.written(records.clone())? {
+            let indices = (run.start - records.start) / RECORD_BYTES
+                ..(run.end - records.start) / RECORD_BYTES;
+            for index in indices.filter_map(|index| RecordIndex::try_from(index).ok()) {
+                let Some(slot) = self.memory.record(index) else {
+                    break;
+                };
+                match slot.load() {
+                    Ok(None) => {}
+                    Ok(Some(record)) => found.push((index, record)),
+                    Err(commit) => {
+                        odd += 1;
+                        tracing::warn!(
+                            pool = %self.name, index, commit, "unbelievable record dropped"
+                        );
+                        slot.clear();
+                    }
+                }
+            }
+        }
+        Ok((found, odd))
+    }
+
+    /// Returns whether a keep stands: its block lives in that generation, at the start of a slot.
+    fn redo_keep(&self, state: &PoolState, record: &Record, owners: Owners<'_>) -> bool {
+        let nameable = record.name.is_empty() || BlockName::try_from(record.name.as_str()).is_ok();
+        let twice = state.records.named(&record.name).is_some()
+            || state
+                .records
+                .at(record.offset, RecordKind::Keep)
+                .next()
+                .is_some();
+        let Some(at) = self.memory.block_at(record.offset) else {
+            return false;
+        };
+        if !nameable || twice || self.memory.checked_shape(&at).is_err() {
+            return false;
+        }
+        let slot = self.memory.slot(&at);
+        let word = slot.load();
+        if !word.is_live(record.generation) {
+            return false;
+        }
+        if word.state() != Some(SlotState::Shared) {
+            return true;
+        }
+        // The record came first: redo the keep if the crash was between the two. If the block is
+        // another's, it was adopted after the keep, and the crash kept the record from going.
+        let owner = word.owner();
+        let kept_by_owner = owners.0.is_none() || owners.exactly(owner, record.serial).is_some();
+        kept_by_owner && slot.keep(record.generation, owner).is_ok()
+    }
+
+    /// Returns whether a pin stands: its session is known, and its block lives, or was freed under
+    /// the pin.
+    fn redo_pin(&self, record: &Record, owners: Owners<'_>) -> bool {
+        if owners.exactly(record.session, record.serial).is_none() {
+            return false;
+        }
+        let Some(at) = self.memory.block_at(record.offset) else {
+            return false;
+        };
+        let slot = self.memory.slot(&at);
+        if slot.pin(record.generation).is_ok() {
+            return true;
+        }
+        let word = slot.load();
+        word.state() == Some(SlotState::Condemned)
+            && record.generation.next() == Some(word.generation())
+    }
+
+    /// Looks at the words of spans without a living agent, and becomes the agent of the daemon's.
+    fn recover_words(&self, state: &mut PoolState, owners: Owners<'_>) {
+        let spans: Vec<(PageIndex, Span)> = state
+            .spans
+            .iter()
+            .filter(|(_, span)| !span.lessee.is_client())
+            .map(|(&first, &span)| (first, span))
+            .collect();
+        for (first, span) in spans {
+            let freed = self.reconcile(state, first, span);
+            if freed > 0 {
+                tracing::debug!(pool = %self.name, page = %first, freed, "freed what nobody holds");
+            }
+            if self.survivors(first, span) == 0 {
+                self.take_back(state, first, None);
+            } else if span.lessee == SessionNumber::DAEMON {
+                self.recover_own_span(state, first, span, owners);
+            }
+        }
+    }
+
+    fn recover_own_span(
+        &self,
+        state: &mut PoolState,
+        first: PageIndex,
+        span: Span,
+        owners: Owners<'_>,
+    ) {
+        let lease = SpanLease {
+            first_page: first,
+            pages: span.pages,
+            class: span.class,
+            epoch: self.epoch_of(first),
+        };
+        match LeasedSpan::attach(&self.memory, lease, SessionNumber::DAEMON, true) {
+            Ok(attached) => state.local.insert(attached),
+            Err(error) => {
+                tracing::warn!(pool = %self.name, page = %first, %error, "span left to its blocks");
+            }
+        }
+        let Some(words) = self.memory.slot_run(first, span.class, span.pages) else {
+            return;
+        };
+        let start = self.memory.geometry().page_offset(first).get();
+        let bytes = if span.class.is_large() {
+            span.pages.bytes()
+        } else {
+            span.class.stride_bytes()
+        };
+        for slot in 0..span.class.slots(span.pages) {
+            let word = words.word(slot).load();
+            let offset = Offset::new(start + span.class.offset_of_slot(slot));
+            let payer = match word.state() {
+                Some(SlotState::Free) => continue,
+                Some(SlotState::Shared | SlotState::Taken) => {
+                    owners.get(word.owner()).map(|session| session.uid)
+                }
+                Some(SlotState::Kept) => self.keeper_of(state, offset, word.generation()),
+                Some(SlotState::Condemned) | None => None,
+            };
+            let uid = payer.unwrap_or(self.permissions.uid);
+            self.shared.quotas.record(uid, bytes);
+            self.replace_charge(state, offset, Charge { uid, bytes });
+        }
+    }
+
+    fn keeper_of(&self, state: &PoolState, offset: Offset, generation: Generation) -> Option<u32> {
+        state
+            .records
+            .at(offset, RecordKind::Keep)
+            .find(|(_, record)| record.generation == generation)
+            .map(|(_, record)| record.uid)
     }
 
     /// Punches what no span covers: a crash may have committed it for nobody.
     fn purge_uncovered(&self, state: &PoolState) {
         let payload = self.memory.geometry().payload_range();
+        let mut uncovered = Vec::new();
         let mut from = payload.start;
         let covered = state.spans.iter().map(|(&first, span)| {
             let start = self.memory.geometry().page_offset(first).get();
             start..start + span.pages.bytes()
         });
         for covered in covered.chain(std::iter::once(payload.end..payload.end)) {
-            if from < covered.start
-                && let Err(error) = self.data.purge(from..covered.start)
-            {
-                tracing::warn!(pool = %self.name, %error, "could not purge uncovered memory");
+            if from < covered.start {
+                uncovered.push(from..covered.start);
             }
             from = covered.end;
+        }
+        let tables = HEADER_BYTES..self.memory.geometry().guard_range().start;
+        match self.data.written(tables) {
+            Ok(runs) => uncovered.extend(state.data_tables.missing(runs)),
+            Err(error) => tracing::warn!(pool = %self.name, %error, "could not look at the tables"),
+        }
+        for range in uncovered {
+            if let Err(error) = self.data.purge(range) {
+                tracing::warn!(pool = %self.name, %error, "could not purge uncovered memory");
+            }
         }
     }
 }

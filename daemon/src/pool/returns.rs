@@ -6,11 +6,12 @@ use std::time::Instant;
 use goumem_alloc::{Generation, PageCount, PageIndex, SessionNumber, SizeClass};
 use goumem_proto::model::ReturnSpans;
 use goumem_shm::page_map::PageEntry;
+use goumem_shm::root::RequestOp;
 use goumem_shm::slot::SlotState;
 
 use super::{Pool, PoolState, Span};
 use crate::error::Error;
-use crate::session::Session;
+use crate::session::{Intent, Session};
 
 impl Pool {
     /// Takes leased spans back.
@@ -26,6 +27,8 @@ impl Pool {
         session.once(request.request_id, || {
             let mut state = self.lock();
             session.require_live()?;
+            let cut_off = session.was_cut_off(request.request_id);
+            let mut returned = 0;
             // All are checked before the first is returned: a refused call changes nothing.
             for span in &request.spans {
                 let stale = Error::StaleLease {
@@ -35,12 +38,15 @@ impl Pool {
                 let known = state.spans.get(&span.first_page).filter(|known| {
                     known.lessee == session.number && known.serial == session.serial
                 });
-                let Some(known) = known else {
+                let same_epoch = self.epoch_of(span.first_page).get() == span.epoch;
+                let Some(known) = known.filter(|_| same_epoch) else {
+                    if cut_off {
+                        // The first try, which was cut off, has returned it: nobody else can.
+                        returned += 1;
+                        continue;
+                    }
                     return Err(stale);
                 };
-                if self.epoch_of(span.first_page).get() != span.epoch {
-                    return Err(stale);
-                }
                 let live = self.survivors(span.first_page, *known);
                 if live > 0 {
                     return Err(Error::SpanInUse {
@@ -49,10 +55,14 @@ impl Pool {
                     });
                 }
             }
-            let mut returned = 0;
+            let intent = Intent::of(RequestOp::ReturnSpans, self.id);
+            session.intend(request.request_id, intent);
             for span in &request.spans {
                 // A span that the call names twice is returned once.
-                if state.spans.contains_key(&span.first_page) {
+                if state.spans.get(&span.first_page).is_some_and(|known| {
+                    known.lessee == session.number && known.serial == session.serial
+                }) && self.epoch_of(span.first_page).get() == span.epoch
+                {
                     self.take_back(&mut state, span.first_page, Some(self.shared.millis(now)));
                     returned += 1;
                 }
@@ -191,7 +201,8 @@ impl Pool {
             let Some(span) = state.spans.get(&first).copied() else {
                 continue;
             };
-            self.reconcile(state, first, span);
+            let freed = self.reconcile(state, first, span);
+            self.say_forged(first, freed);
             if self.survivors(first, span) == 0 {
                 self.take_back(state, first, None);
             }

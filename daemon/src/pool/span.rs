@@ -94,7 +94,7 @@ impl Pool {
             let mut state = self.lock();
             session.require_live()?;
             self.require_usable(&state)?;
-            state.mapped_by.note_use(session.number);
+            self.note_use(&mut state, session, now)?;
             let lessee = Lessee {
                 number: session.number,
                 serial: session.serial,

@@ -53,7 +53,8 @@ impl Pool {
         for &(first, span) in &looked_at {
             self.sweep_words(first, span, dead.number);
             if span.lessee == dead.number || span.lessee == SessionNumber::DAEMON {
-                self.reconcile(&state, first, span);
+                let freed = self.reconcile(&state, first, span);
+                self.say_forged(first, freed);
             }
             if span.lessee != dead.number {
                 continue;
@@ -68,6 +69,7 @@ impl Pool {
         self.drop_stale_charges(&mut state);
         self.return_idle(&mut state);
         state.mapped_by.remove_all(dead.number);
+        self.write_member(&state, dead);
         before.saturating_sub(state.heap.granted_pages().bytes())
     }
 
@@ -149,9 +151,10 @@ impl Pool {
     /// their users in: whose they are, only words say that anybody may write.
     fn abandon(&self, state: &mut PoolState, first: PageIndex, span: Span) {
         let epoch = self.epoch_of(first).next();
-        self.publish_head(first, span.class, span.pages, SessionNumber::NOBODY, epoch);
-        // Survivors may belong to sessions that took them over.
+        // Survivors may belong to sessions that took them over. The flag first: after a crash in
+        // between, their sweeps must find the span all the same.
         self.memory.note(first).set_holds_adopted();
+        self.publish_head(first, span.class, span.pages, SessionNumber::NOBODY, epoch);
         let owner = self.permissions.uid;
         self.shared.quotas.discharge(span.uid, span.pages.bytes());
         self.shared.quotas.record(owner, span.pages.bytes());
@@ -187,10 +190,12 @@ impl Pool {
 
     /// Frees the words of a span without a living agent that no record and no session can vouch
     /// for: forged, or what a crash left half done. Else nobody would ever free them.
-    pub(super) fn reconcile(&self, state: &PoolState, first: PageIndex, span: Span) {
+    /// Returns how many.
+    pub(super) fn reconcile(&self, state: &PoolState, first: PageIndex, span: Span) -> u32 {
         let Some(words) = self.memory.slot_run(first, span.class, span.pages) else {
-            return;
+            return 0;
         };
+        let mut freed = 0;
         let start = self.memory.geometry().page_offset(first).get();
         for slot in 0..span.class.slots(span.pages) {
             let word = words.word(slot);
@@ -215,9 +220,17 @@ impl Pool {
                 Some(SlotState::Free) | None => false,
             };
             if !vouched_for && word.load().state() != Some(SlotState::Free) {
-                tracing::warn!(pool = %self.name, %offset, "a forged slot word was overwritten");
                 word.force_free();
+                freed += 1;
             }
+        }
+        freed
+    }
+
+    /// Says that words were overwritten which nobody who keeps to the rules has written.
+    pub(super) fn say_forged(&self, first: PageIndex, words: u32) {
+        if words > 0 {
+            tracing::warn!(pool = %self.name, page = %first, words, "forged words overwritten");
         }
     }
 

@@ -21,7 +21,7 @@ pub(super) struct Sessions(pub(super) Edge);
 
 service! {
     session_service_server::SessionService for Sessions {
-        here open(OpenSessionRequest) -> OpenSessionReply = Core::open_session;
+        aside open(OpenSessionRequest) -> OpenSessionReply = Core::open_session;
         here resume(ResumeSessionRequest) -> ResumeSessionReply =
             |core, caller, Nothing, now| core.resume_session(caller, now);
         aside close(CloseSessionRequest) -> CloseSessionReply = Core::close_session;

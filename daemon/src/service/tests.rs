@@ -6,18 +6,19 @@ use tokio::sync::Notify;
 
 use super::*;
 use crate::config::Config;
+use crate::core::Wires;
+use crate::fd_store::Kept;
 
 fn routes() -> Routes {
     let directory = tempfile::tempdir().unwrap();
-    let core = Core::new(
-        Config::private(directory.path()).limits,
-        None,
-        Arc::new(DeathWatch::new().unwrap()),
-        Arc::new(Notify::new()),
-        Instant::now(),
-    );
+    let wires = Wires {
+        watch: Arc::new(DeathWatch::new().unwrap()),
+        earlier: Arc::new(Notify::new()),
+    };
+    let limits = Config::private(directory.path()).limits;
+    let core = Core::start(limits, None, wires, Kept::nothing(), Instant::now());
     let edge = Edge {
-        core: Arc::new(core),
+        core: Arc::new(core.unwrap()),
         draining: CancellationToken::new(),
     };
     Routes::new(&edge, HealthReporter::new())

@@ -1,7 +1,7 @@
 //! The recent requests of a session and what they came to, so that a retry happens once.
 
 use std::any::Any;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use goumem_alloc::Handle;
@@ -24,15 +24,52 @@ pub trait Outcome: Clone + Send + Sync + 'static {
     fn heap_bytes(&self) -> usize {
         0
     }
+
+    /// Returns what the next daemon needs to know to give the same answer.
+    fn to_words(&self) -> [u64; 2] {
+        [0; 2]
+    }
 }
 
 impl Outcome for () {}
-impl Outcome for bool {}
-impl Outcome for u32 {}
-impl Outcome for u64 {}
-impl Outcome for Handle {}
-impl Outcome for BlockInfo {}
-impl Outcome for ArenaInfo {}
+
+impl Outcome for bool {
+    fn to_words(&self) -> [u64; 2] {
+        [u64::from(*self), 0]
+    }
+}
+
+impl Outcome for u32 {
+    fn to_words(&self) -> [u64; 2] {
+        [u64::from(*self), 0]
+    }
+}
+
+impl Outcome for u64 {
+    fn to_words(&self) -> [u64; 2] {
+        [*self, 0]
+    }
+}
+
+impl Outcome for Handle {
+    fn to_words(&self) -> [u64; 2] {
+        let (high, low) = Self::to_words(*self);
+        [high, low]
+    }
+}
+
+impl Outcome for BlockInfo {
+    fn to_words(&self) -> [u64; 2] {
+        Outcome::to_words(&self.handle)
+    }
+}
+
+impl Outcome for ArenaInfo {
+    fn to_words(&self) -> [u64; 2] {
+        Outcome::to_words(&self.arena)
+    }
+}
+
 impl Outcome for OpenedPool {}
 impl Outcome for OpenedArenaPool {}
 
@@ -52,16 +89,21 @@ impl Outcome for FreedBatch {
     fn heap_bytes(&self) -> usize {
         size_of_val(self.failures.as_slice())
     }
+
+    fn to_words(&self) -> [u64; 2] {
+        [u64::from(self.freed), self.failures.len() as u64]
+    }
 }
 
+/// What an outcome came to, for its retry.
 #[derive(Debug, Clone)]
-pub(super) struct Remembered {
+pub(crate) struct Remembered {
     pub(super) outcome: Arc<dyn Any + Send + Sync>,
     heap_bytes: usize,
 }
 
 impl Remembered {
-    pub(super) fn new<T: Outcome>(outcome: &T) -> Self {
+    pub(crate) fn new<T: Outcome>(outcome: &T) -> Self {
         Self {
             outcome: Arc::new(outcome.clone()),
             heap_bytes: outcome.heap_bytes(),
@@ -85,10 +127,25 @@ impl Request {
     }
 }
 
+/// What the daemon knows of a request that an earlier one began.
+#[derive(Debug)]
+pub(crate) enum Recalled {
+    /// It came to this.
+    Done(Remembered),
+    /// Its effect may be there in part: a retry does what is left.
+    CutOff,
+    /// It began, and nothing tells how it ended. A retry is refused.
+    Unknown,
+}
+
 /// The recent requests of a session.
 #[derive(Debug, Default)]
 pub(super) struct Requests {
     pub(super) highest: u64,
+    /// Ids below this are an earlier daemon's, and not known any more.
+    known_from: u64,
+    /// Requests that an earlier daemon was in the middle of, and that were not retried yet.
+    cut_off: BTreeSet<u64>,
     /// Of all that is remembered.
     heap_bytes: usize,
     /// By id, ascending. Ids mostly come so, and every call comes past here.
@@ -102,7 +159,9 @@ impl Requests {
             Some(Request::Done(outcome)) => return Ok(Some(outcome.clone())),
             Some(Request::InFlight) => return Err(Error::RequestInFlight { request_id: id }),
             Some(Request::Refused) => return Err(self.expired(id)),
-            None if id.saturating_add(REMEMBERED_REQUESTS) <= self.highest => {
+            None if id < self.known_from
+                || id.saturating_add(REMEMBERED_REQUESTS) <= self.highest =>
+            {
                 return Err(self.expired(id));
             }
             None => {}
@@ -120,7 +179,32 @@ impl Requests {
         Ok(None)
     }
 
+    /// Takes over a request of an earlier daemon.
+    pub(super) fn recall(&mut self, id: u64, recalled: Recalled) {
+        self.highest = self.highest.max(id);
+        self.known_from = self
+            .known_from
+            .max((self.highest + 1).saturating_sub(goumem_shm::root::REQUESTS));
+        let request = match recalled {
+            Recalled::Done(outcome) => Request::Done(outcome),
+            Recalled::Unknown => Request::Refused,
+            Recalled::CutOff => {
+                self.cut_off.insert(id);
+                return;
+            }
+        };
+        if let Err(place) = self.find(id) {
+            self.heap_bytes += request.heap_bytes();
+            self.recent.insert(place, (id, request));
+        }
+    }
+
+    pub(super) fn was_cut_off(&self, id: u64) -> bool {
+        self.cut_off.contains(&id)
+    }
+
     pub(super) fn finish(&mut self, id: u64, outcome: Option<Remembered>) {
+        self.cut_off.remove(&id);
         if let Ok(known) = self.find(id)
             && let Some((_, request)) = self.recent.get_mut(known)
         {

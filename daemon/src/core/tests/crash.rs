@@ -13,6 +13,7 @@
 use goumem_shm::crash::{self, Stop, Writes};
 
 use super::*;
+use crate::fd_store::Kept;
 
 mod arena_operations;
 mod arenas;
@@ -151,6 +152,9 @@ fn bury_daemon(daemon: Daemon) -> tempfile::TempDir {
 /// Starts what a daemon is on a directory.
 fn core_on(dir: &tempfile::TempDir, now: Instant) -> Core {
     let limits = Config::private(dir.path()).limits;
-    let watch = Arc::new(DeathWatch::new().unwrap());
-    Core::new(limits, None, watch, Arc::new(Notify::new()), now)
+    let wires = Wires {
+        watch: Arc::new(DeathWatch::new().unwrap()),
+        earlier: Arc::new(Notify::new()),
+    };
+    Core::start(limits, None, wires, Kept::nothing(), now).unwrap()
 }

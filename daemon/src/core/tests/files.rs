@@ -131,7 +131,7 @@ fn a_head_inside_of_another_span_is_not_believed() {
 
     drop(daemon.core);
     std::fs::write(&path, &bytes).unwrap();
-    let daemon = Daemon::start_in(daemon.dir, |_| {});
+    let daemon = Daemon::start_in(daemon.dir, MemoryStore::default(), |_| {});
     let alice = daemon.caller(1000);
     let start = geometry.page_offset(inside).get();
     let shift = other.offset().get() - geometry.page_offset(page_of(other)).get();
@@ -163,7 +163,9 @@ fn a_file_that_the_budget_has_no_room_for_takes_nothing_of_it() {
     daemon.core.keep(&alice, about(block), daemon.now).unwrap();
 
     drop(daemon.core);
-    let daemon = Daemon::start_in(daemon.dir, |limits| limits.budget_bytes = Some(MIB));
+    let daemon = Daemon::start_in(daemon.dir, MemoryStore::default(), |limits| {
+        limits.budget_bytes = Some(MIB)
+    });
     assert_eq!(
         daemon
             .core

@@ -265,7 +265,9 @@ fn files_with_any_bytes_are_refused_or_served_whole() {
         for (path, bytes) in paths.iter().zip(&files) {
             std::fs::write(path, bytes).unwrap();
         }
-        daemon = Daemon::start_in(dir, |limits| limits.budget_bytes = Some(64 * MIB));
+        daemon = Daemon::start_in(dir, MemoryStore::default(), |limits| {
+            limits.budget_bytes = Some(64 * MIB)
+        });
         daemon.check();
         // Root sees whatever owner and mode the file says now.
         let root = daemon.caller(0);

@@ -33,7 +33,7 @@ fn a_destroyed_pool_goes_with_its_last_mapper() {
     let session = bob.session.clone().unwrap();
     let _fds = daemon
         .core
-        .map_request(&session, pool, Access::ReadWrite)
+        .map_request(&session, pool, Access::ReadWrite, daemon.now)
         .unwrap();
     let destroy = || DestroyPool {
         name: PoolName::try_from("p").unwrap(),
@@ -62,7 +62,9 @@ fn a_destroyed_pool_goes_with_its_last_mapper() {
         Reason::PoolDestroyed
     );
     daemon.pool(&alice, "p", MIB);
-    let _twice = daemon.core.map_request(&session, pool, Access::ReadOnly);
+    let _twice = daemon
+        .core
+        .map_request(&session, pool, Access::ReadOnly, daemon.now);
     let unmap = Unmap { pool_id: pool };
     daemon.core.unmap(&alice, unmap, daemon.now).unwrap();
     assert_eq!(
