@@ -10,8 +10,9 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use goumem::blocking::Client;
+use goumem_shm::os::peer::peer_identity;
 use goumemd::{Config, Listeners};
-use rustix::process::{Resource, getrlimit, setrlimit};
+use rustix::process::{Pid, Resource, Signal, getrlimit, kill_process, setrlimit};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
@@ -127,7 +128,28 @@ impl Drop for TestDaemon {
 pub struct DaemonProcess {
     puppet: Puppet,
     socket: PathBuf,
+    /// With the last daemon of a directory goes its keeper. Before the directory.
+    keeper: Option<Arc<KeeperGuard>>,
     directory: Arc<TempDir>,
+}
+
+/// Ends whatever keeper there is at the end of a test, however that ends.
+#[derive(Debug)]
+struct KeeperGuard(PathBuf);
+
+impl Drop for KeeperGuard {
+    fn drop(&mut self) {
+        if let Some(pid) = keeper_at(&self.0) {
+            // It may have ended by itself this moment.
+            let _ = kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::KILL);
+        }
+    }
+}
+
+/// Returns the keeper that listens there.
+fn keeper_at(socket: &Path) -> Option<u32> {
+    let connection = UnixStream::connect(socket).ok()?;
+    Some(peer_identity(&connection).unwrap().pid)
 }
 
 impl DaemonProcess {
@@ -141,17 +163,51 @@ impl DaemonProcess {
     /// # Errors
     /// What the machine does not let a puppet do.
     pub fn start_with(puppets: Puppets, setup: &Setup, args: &[&str]) -> Result<Self, String> {
-        Self::start_in(puppets, directory(), setup, args)
+        let args = [&["--keeper", "none"], args].concat();
+        Self::start_in(puppets, directory(), None, setup, &args)
     }
 
-    /// Starts one on the files of this one, which should be dead by then.
+    /// Starts one in a new directory, with a keeper.
+    pub fn start_kept(puppets: Puppets) -> Self {
+        let directory = directory();
+        let socket = directory.path().join("goumemd.keeper.sock");
+        let guard = Some(Arc::new(KeeperGuard(socket)));
+        Self::start_in(puppets, directory, guard, &Setup::default(), &[]).unwrap()
+    }
+
+    /// Starts one on the files of this one, which should be dead by then; with a keeper if this one
+    /// had one.
     pub fn next(&self, puppets: Puppets) -> Self {
-        Self::start_in(puppets, Arc::clone(&self.directory), &Setup::default(), &[]).unwrap()
+        self.try_next(puppets).unwrap()
+    }
+
+    /// The same, for one that may not start.
+    ///
+    /// # Errors
+    /// That it has ended at once.
+    pub fn try_next(&self, puppets: Puppets) -> Result<Self, String> {
+        let args: &[&str] = match self.keeper {
+            Some(_) => &[],
+            None => &["--keeper", "none"],
+        };
+        Self::start_in(
+            puppets,
+            Arc::clone(&self.directory),
+            self.keeper.clone(),
+            &Setup::default(),
+            args,
+        )
+    }
+
+    /// Returns the process of its keeper.
+    pub fn keeper(&self) -> Option<u32> {
+        keeper_at(&self.directory.path().join("goumemd.keeper.sock"))
     }
 
     fn start_in(
         puppets: Puppets,
         directory: Arc<TempDir>,
+        keeper: Option<Arc<KeeperGuard>>,
         setup: &Setup,
         args: &[&str],
     ) -> Result<Self, String> {
@@ -166,13 +222,19 @@ impl DaemonProcess {
             "error",
         ];
         line.extend(args);
-        let puppet = puppets.daemon(setup, &line)?;
+        let mut puppet = puppets.daemon(setup, &line)?;
+        let mut ended = false;
         eventually(PATIENCE, "the daemon listens", || {
-            UnixStream::connect(&socket).is_ok()
+            ended = !puppet.is_alive();
+            ended || UnixStream::connect(&socket).is_ok()
         });
+        if ended {
+            return Err("the daemon has ended at once".to_owned());
+        }
         Ok(Self {
             puppet,
             socket,
+            keeper,
             directory,
         })
     }
@@ -185,6 +247,11 @@ impl DaemonProcess {
     /// Opens a session with it by the client library.
     pub fn client(&self) -> Client {
         connect(&self.socket)
+    }
+
+    /// Opens a session with it by gRPC.
+    pub fn rpc(&self) -> Rpc {
+        Rpc::open(&self.socket)
     }
 
     /// Returns the directory of its files.

@@ -12,6 +12,7 @@ mod errors;
 mod hand_over;
 mod link;
 mod once;
+mod restart;
 
 use harness::Puppets;
 

@@ -1,6 +1,6 @@
 //! The processes that the tests start, stop and kill: `puppet ROLE [SETUP] -- ARGS`.
 //!
-//! * `daemon`: goumemd, from its command line on.
+//! * `daemon`: goumemd, from its command line on; its keeper is a puppet too.
 //! * `client`: does what the lines on its standard input say, and answers each with a line.
 //! * `churn`: allocates, hands over and frees at random.
 //!
@@ -25,7 +25,11 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
+    // Started by a daemon, not by a test: its arguments are the keeper's.
     let role = args.next().unwrap_or_default();
+    if role == "keeper" {
+        return goumemd::keeper_main(args.map(OsString::from));
+    }
     for arg in args.by_ref().take_while(|arg| arg != "--") {
         if let Err(error) = set_up(&arg) {
             println!("cannot {arg}: {error}");
