@@ -11,6 +11,7 @@ use clap::Parser;
 use crate::report::Line;
 use crate::timing::Effort;
 
+mod control;
 mod daemon;
 mod pair;
 mod report;
@@ -37,7 +38,7 @@ struct Bench {
     run: fn(&Self, Effort) -> anyhow::Result<Line>,
 }
 
-const BENCHES: [Bench; 4] = [
+const BENCHES: [Bench; 6] = [
     Bench {
         name: "rpc_alloc_free",
         run: rpc::alloc_free,
@@ -45,6 +46,14 @@ const BENCHES: [Bench; 4] = [
     Bench {
         name: "rpc_batch_1000",
         run: rpc::batch_1000,
+    },
+    Bench {
+        name: "lease_one",
+        run: control::one,
+    },
+    Bench {
+        name: "lease_pipelined",
+        run: control::pipelined,
     },
     Bench {
         name: "pair_64",

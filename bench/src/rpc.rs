@@ -2,6 +2,8 @@
 //! to the same server on the same connection.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context as _, ensure};
 use goumem_proto::v1;
@@ -63,7 +65,7 @@ pub(crate) fn batch_1000(bench: &Bench, effort: Effort) -> anyhow::Result<Line> 
     Ok(Line::new(bench.name, "ns/block", medians))
 }
 
-fn runtime() -> anyhow::Result<Runtime> {
+pub(crate) fn runtime() -> anyhow::Result<Runtime> {
     let built = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
@@ -72,17 +74,18 @@ fn runtime() -> anyhow::Result<Runtime> {
 
 /// A session with a pool.
 #[derive(Debug, Clone)]
-struct Caller {
+pub(crate) struct Caller {
     daemon: DaemonServiceClient<Channel>,
-    pools: PoolServiceClient<Channel>,
+    pub(crate) sessions: SessionServiceClient<Channel>,
+    pub(crate) pools: PoolServiceClient<Channel>,
     token: BinaryMetadataValue,
-    pool_id: u32,
-    /// Each call is to happen once, as a careful client's does.
-    last_request_id: u64,
+    pub(crate) pool_id: u32,
+    /// Each call is to happen once, as a careful client's does. The session's, so its clones'.
+    last_request_id: Arc<AtomicUsize>,
 }
 
 impl Caller {
-    async fn connect(socket: &Path) -> anyhow::Result<Self> {
+    pub(crate) async fn connect(socket: &Path) -> anyhow::Result<Self> {
         let path = socket.to_str().context("path of the socket is not UTF-8")?;
         let channel = Endpoint::from_shared(format!("unix:{path}"))?
             .origin(Uri::from_static("http://localhost"))
@@ -94,16 +97,15 @@ impl Caller {
             ttl_ms: 0,
             ..Default::default()
         };
-        let opened = SessionServiceClient::new(channel.clone())
-            .open(open)
-            .await?
-            .into_inner();
+        let mut sessions = SessionServiceClient::new(channel.clone());
+        let opened = sessions.open(open).await?.into_inner();
         let mut caller = Self {
             daemon: DaemonServiceClient::new(channel.clone()),
+            sessions,
             pools: PoolServiceClient::new(channel),
             token: MetadataValue::from_bytes(&opened.token),
             pool_id: 0,
-            last_request_id: 0,
+            last_request_id: Arc::default(),
         };
         let create = v1::CreatePoolRequest {
             name: "bench".to_owned(),
@@ -116,7 +118,7 @@ impl Caller {
         Ok(caller)
     }
 
-    async fn two_pings(&mut self) -> anyhow::Result<()> {
+    pub(crate) async fn two_pings(&mut self) -> anyhow::Result<()> {
         self.daemon.ping(v1::PingRequest {}).await?;
         self.daemon.ping(v1::PingRequest {}).await?;
         Ok(())
@@ -171,12 +173,12 @@ impl Caller {
         Ok(())
     }
 
-    fn next_request_id(&mut self) -> u64 {
-        self.last_request_id += 1;
-        self.last_request_id
+    pub(crate) fn next_request_id(&self) -> u64 {
+        // Relaxed: it has to be unique, and carries no data.
+        self.last_request_id.fetch_add(1, Ordering::Relaxed) as u64 + 1
     }
 
-    fn with_token<T>(&self, message: T) -> Request<T> {
+    pub(crate) fn with_token<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         let key = goumem_proto::model::SESSION_METADATA_KEY;
         request.metadata_mut().insert_bin(key, self.token.clone());
