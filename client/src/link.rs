@@ -7,10 +7,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use goumem_proto::model::{ResumedSession, SessionToken};
+use goumem_proto::model::{
+    DEFAULT_TTL, OpenNonce, OpenSession, OpenedSession, ResumedSession, SessionToken,
+};
+use goumem_proto::name::Label;
+use goumem_proto::reason::Reason;
 use goumem_proto::v1;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
+use tonic::transport::Channel;
 
 use crate::calls::call;
 use crate::connect::{self, Rpc};
@@ -89,6 +94,62 @@ impl Link {
     }
 }
 
+/// Opens a session. A daemon that goes away meanwhile is asked again when it is back; with the same
+/// nonce, so that it opens no second session if only its reply was lost.
+pub(crate) async fn open(
+    socket: &Path,
+    label: Label,
+    deadline: Duration,
+) -> Result<(OpenedSession, Arc<Connection>, Incoming), Error> {
+    let until = Instant::now() + deadline;
+    let open = v1::OpenSessionRequest::from(OpenSession {
+        label,
+        nonce: Some(nonce()),
+        // The daemon watches this process, not the clock.
+        ttl: DEFAULT_TTL,
+    });
+    let mut channel = connect::connect(socket).await?;
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let error = match open_on(channel, open.clone(), until).await {
+            Ok(opened) => return Ok(opened),
+            Err(error) if is_away(&error) => error,
+            Err(error) => return Err(error),
+        };
+        channel = loop {
+            let at = Instant::now() + pause / 2 + random_part(pause / 2);
+            if at >= until {
+                return Err(error);
+            }
+            sleep_until(at).await;
+            pause = (2 * pause).min(LONGEST_PAUSE);
+            if let Ok(channel) = connect::connect(socket).await {
+                break channel;
+            }
+        };
+    }
+}
+
+async fn open_on(
+    channel: Channel,
+    open: v1::OpenSessionRequest,
+    until: Instant,
+) -> Result<(OpenedSession, Arc<Connection>, Incoming), Error> {
+    let left = until.saturating_duration_since(Instant::now());
+    let rpc = Rpc::new(channel.clone(), None);
+    let opened = OpenedSession::try_from(call(left, rpc.sessions().open(open)).await?)?;
+    let (connection, incoming) = Connection::open(Rpc::new(channel, Some(opened.token))).await?;
+    Ok((opened, connection, incoming))
+}
+
+/// Returns whether a daemon goes away, or comes.
+fn is_away(error: &Error) -> bool {
+    match error {
+        Error::Transport { .. } => true,
+        _ => error.reason().is_some_and(Reason::is_retryable),
+    }
+}
+
 /// Keeps a session connected until it is over.
 pub(crate) async fn keep_up(
     session: Arc<Session>,
@@ -150,10 +211,23 @@ async fn resume(session: &Session) -> Result<(Arc<Connection>, Incoming), Error>
 
 /// Returns a part of a pause, at random.
 fn random_part(of: Duration) -> Duration {
-    // The standard library's only source of randomness: each hasher has keys of its own.
-    let random = RandomState::new().build_hasher().finish();
-    let millionths = u32::try_from(random % 1_000_000).unwrap_or_default();
+    let millionths = u32::try_from(random() % 1_000_000).unwrap_or_default();
     of * millionths / 1_000_000
+}
+
+/// Returns what no other session of this process has; it need not be a secret.
+fn nonce() -> OpenNonce {
+    let mut nonce = OpenNonce::default();
+    let (low, high) = nonce.split_at_mut(8);
+    low.copy_from_slice(&random().to_le_bytes());
+    high.copy_from_slice(&random().to_le_bytes());
+    nonce
+}
+
+/// Returns a random number, by the standard library's only source of them: each hasher has keys
+/// of its own.
+fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
 }
 
 /// Writes an error with its causes.

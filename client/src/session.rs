@@ -10,18 +10,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use goumem_alloc::{PoolId, SessionNumber};
-use goumem_proto::model::{OpenSession, OpenedSession};
 use goumem_proto::name::Label;
-use goumem_proto::v1;
 use goumem_shm::AccessError;
 use goumem_shm::os::{Access, fork, paths};
 use goumem_shm::sync::Ordering;
 use tokio::sync::{mpsc, watch};
 
 use crate::arena_pool::ArenaCore;
-use crate::calls::call;
-use crate::connect::{self, Rpc};
-use crate::connection::Connection;
 use crate::end::End;
 use crate::error::Error;
 use crate::fd::FdSocket;
@@ -85,24 +80,7 @@ impl Session {
             label,
             call_deadline,
         } = settings;
-        let channel = connect::connect(&socket).await?;
-        // Longer than any time to live of a remote session that could matter here: the daemon
-        // watches this process, not the clock.
-        let open = OpenSession {
-            label,
-            nonce: None,
-            ttl: goumem_proto::model::DEFAULT_TTL,
-        };
-        let reply = call(
-            call_deadline,
-            Rpc::new(channel.clone(), None)
-                .sessions()
-                .open(v1::OpenSessionRequest::from(open)),
-        )
-        .await?;
-        let opened = OpenedSession::try_from(reply)?;
-        let rpc = Rpc::new(channel, Some(opened.token));
-        let (connection, incoming) = Connection::open(rpc).await?;
+        let (opened, connection, incoming) = link::open(&socket, label, call_deadline).await?;
         // Beside the socket that was reached, and not where the daemon sees it: the two differ
         // when a container mounts the directory elsewhere.
         let fd_socket = paths::fd_socket_path(&socket)?;

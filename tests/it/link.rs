@@ -295,3 +295,17 @@ fn daemon_that_does_not_know_the_session_means_that_its_pools_are_lost() {
     assert_eq!(*pool.alloc_value(6_u8).unwrap(), 6);
     scene.client.close().unwrap();
 }
+
+#[test]
+fn session_is_opened_although_the_reply_is_lost() {
+    let daemon = TestDaemon::start();
+    let rpc = daemon.rpc();
+    let proxy = Proxy::start(daemon.socket());
+    proxy.swallow_replies();
+    thread::scope(|scope| {
+        let opening = scope.spawn(|| proxy.client());
+        eventually(PATIENCE, "it is opened", || rpc.info().sessions == 2);
+        proxy.cut();
+        opening.join().unwrap().ping().unwrap();
+    });
+}
