@@ -15,4 +15,6 @@ impl ArenaPool {
 }
 
 #[cfg(crash)]
+mod mutants;
+#[cfg(crash)]
 mod words;

@@ -41,4 +41,6 @@ impl Pool {
 }
 
 #[cfg(crash)]
+mod mutants;
+#[cfg(crash)]
 mod words;

@@ -17,9 +17,11 @@ use crate::fd_store::Kept;
 
 mod arena_operations;
 mod arenas;
-mod block_operations;
 mod blocks;
+mod client_operations;
 mod coverage;
+mod daemon_operations;
+mod mutants;
 
 /// Who dies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,7 +109,11 @@ fn walk<W: World>(what: &str, dies: Dies, operations: &[Operation<W>]) {
 
 #[test]
 fn a_client_may_die_at_any_write_to_a_pool() {
-    walk("client, blocks", Dies::Client, block_operations::OF_CLIENTS);
+    walk(
+        "client, blocks",
+        Dies::Client,
+        client_operations::OPERATIONS,
+    );
 }
 
 #[test]
@@ -120,7 +126,7 @@ fn the_daemon_may_die_at_any_write_to_a_pool() {
     walk(
         "daemon, blocks",
         Dies::Daemon,
-        block_operations::OF_THE_DAEMON,
+        daemon_operations::OPERATIONS,
     );
 }
 

@@ -55,9 +55,9 @@ fn sites<W: World>(dies: Dies, operations: &[Operation<W>], into: &mut BTreeSet<
 fn every_crash_comment_is_about_a_write_that_is_walked() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let mut written = BTreeSet::new();
-    sites(Dies::Client, block_operations::OF_CLIENTS, &mut written);
+    sites(Dies::Client, client_operations::OPERATIONS, &mut written);
     sites(Dies::Client, arena_operations::OF_CLIENTS, &mut written);
-    sites(Dies::Daemon, block_operations::OF_THE_DAEMON, &mut written);
+    sites(Dies::Daemon, daemon_operations::OPERATIONS, &mut written);
     sites(Dies::Daemon, arena_operations::OF_THE_DAEMON, &mut written);
     let crates = ["shm", "daemon"].iter();
     let mut tags: Vec<Site> = crates.flat_map(|of| tags(root, of)).collect();

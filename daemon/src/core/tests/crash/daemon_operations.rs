@@ -1,5 +1,5 @@
-//! The operations on a pool of blocks. One line each for what there is before and what is stopped;
-//! `BlockWorld` checks what comes of it.
+//! What the daemon does to a pool of blocks: what there is before, and what is stopped. `BlockWorld`
+//! checks what comes of it.
 
 use super::blocks::{BlockWorld, OTHER_SIZE, SIZE, Who, attach, class_of};
 use super::*;
@@ -8,219 +8,8 @@ type Of = Operation<BlockWorld>;
 
 use Who::{Alice, Bob};
 
-/// Alice dies in these.
-pub(super) const OF_CLIENTS: &[Of] = &[
-    Of {
-        name: "export",
-        before: |w| {
-            w.populate();
-            w.hold(Alice);
-        },
-        operation: |w| {
-            let alice = w.alice();
-            let block = alice.blocks.pop().unwrap();
-            alice.export(block, alice.session());
-        },
-    },
-    Of {
-        name: "export for another session",
-        before: |w| {
-            w.populate();
-            w.hold(Alice);
-        },
-        operation: |w| {
-            let bob = w.client(Bob).session();
-            let alice = w.alice();
-            let block = alice.blocks.pop().unwrap();
-            alice.export(block, bob);
-        },
-    },
-    Of {
-        name: "export of a block taken over",
-        before: |w| {
-            w.populate();
-            let handle = w.share(Bob);
-            w.take_over(Alice, handle);
-        },
-        operation: |w| {
-            let alice = w.alice();
-            let block = alice.blocks.pop().unwrap();
-            alice.export(block, alice.session());
-        },
-    },
-    Of {
-        name: "drop of a private block",
-        before: |w| {
-            w.populate();
-            w.hold(Alice);
-        },
-        operation: |w| drop(w.alice().blocks.pop()),
-    },
-    Of {
-        name: "drop of a block taken over",
-        before: |w| {
-            w.populate();
-            let handle = w.share(Bob);
-            w.take_over(Alice, handle);
-        },
-        operation: |w| drop(w.alice().blocks.pop()),
-    },
-    Of {
-        name: "free of one's own",
-        before: |w| {
-            w.populate();
-            let handle = w.share(Alice);
-            w.handles.push(handle);
-        },
-        operation: free,
-    },
-    Of {
-        name: "free of another's",
-        before: |w| {
-            w.populate();
-            let handle = w.share(Bob);
-            w.handles.push(handle);
-        },
-        operation: free,
-    },
-    Of {
-        name: "free of a pinned block",
-        before: |w| {
-            w.populate();
-            let handle = w.share(Bob);
-            w.pin(Bob, handle);
-            w.handles.push(handle);
-        },
-        operation: free,
-    },
-    Of {
-        name: "free of a block that oneself pins",
-        before: |w| {
-            w.populate();
-            let handle = w.share(Bob);
-            w.pin(Alice, handle);
-            w.handles.push(handle);
-        },
-        operation: free,
-    },
-    Of {
-        name: "free of a kept block",
-        before: |w| {
-            w.populate();
-            let handle = w.share(Bob);
-            w.keep(Bob, handle);
-            w.handles.push(handle);
-        },
-        operation: free,
-    },
-    Of {
-        name: "take over",
-        before: |w| {
-            w.populate();
-            let handle = w.share(Bob);
-            w.handles.push(handle);
-        },
-        operation: take_over,
-    },
-    Of {
-        name: "take over of a kept block",
-        before: |w| {
-            w.populate();
-            let handle = w.alloc(Bob, SIZE);
-            w.keep(Bob, handle);
-            w.handles.push(handle);
-        },
-        operation: take_over,
-    },
-    Of {
-        name: "adopt",
-        before: |w| {
-            w.populate();
-            let handle = w.share(Bob);
-            w.handles.push(handle);
-        },
-        operation: adopt,
-    },
-    Of {
-        name: "adopt of a pinned, kept block",
-        before: |w| {
-            w.populate();
-            let handle = w.share(Bob);
-            w.keep(Bob, handle);
-            w.pin(Bob, handle);
-            w.handles.push(handle);
-        },
-        operation: adopt,
-    },
-    Of {
-        name: "collect",
-        before: |w| {
-            w.populate();
-            let handle = w.share(Alice);
-            let _ = w.client(Bob).memory.free(handle).unwrap();
-            w.hold(Alice);
-            w.alice().blocks.clear();
-        },
-        operation: |w| w.alice().spans[0].collect(false),
-    },
-    Of {
-        name: "reclaim",
-        before: |w| {
-            w.populate();
-            let handle = w.share(Alice);
-            let _ = w.client(Bob).memory.free(handle).unwrap();
-            w.handles.push(handle);
-        },
-        operation: |w| {
-            let at = w.client(Alice).memory.locate(w.handles[0]).unwrap();
-            assert!(w.alice().spans[0].reclaim(at.slot));
-        },
-    },
-    Of {
-        name: "attach to a span with survivors",
-        before: |w| {
-            w.populate();
-            w.abandon_a_span_with_a_block_of(Bob);
-            let spans = w
-                .daemon()
-                .lease(w.caller(Alice), w.pool, class_of(SIZE))
-                .unwrap();
-            assert!(spans[0].survivors);
-            w.spans = spans;
-        },
-        operation: |w| {
-            let span = attach(w.client(Alice), &w.spans[0]);
-            w.alice().spans.push(span);
-        },
-    },
-    Of {
-        name: "detach",
-        before: |w| {
-            w.populate();
-            let handle = w.share(Alice);
-            let _ = w.client(Bob).memory.free(handle).unwrap();
-        },
-        operation: |w| {
-            let span = w.alice().spans.pop().unwrap();
-            assert!(span.detach().is_ok());
-        },
-    },
-    Of {
-        name: "abandon",
-        before: |w| {
-            w.populate();
-            let [_, freed] = [(); 2].map(|()| w.share(Alice));
-            let _ = w.client(Bob).memory.free(freed).unwrap();
-        },
-        operation: |w| {
-            let span = w.alice().spans.pop().unwrap();
-            assert!(span.abandon().is_ok());
-        },
-    },
-];
-
 /// The daemon dies in these.
-pub(super) const OF_THE_DAEMON: &[Of] = &[
+pub(super) const OPERATIONS: &[Of] = &[
     Of {
         name: "lease",
         before: BlockWorld::populate,
@@ -360,7 +149,7 @@ pub(super) const OF_THE_DAEMON: &[Of] = &[
             // A slot of the record table that had another record.
             let earlier = w.share(Alice);
             w.pin(Alice, earlier);
-            unpin(w, earlier);
+            w.unpin(Alice, earlier);
             let handle = w.share(Alice);
             w.handles.push(handle);
         },
@@ -390,7 +179,7 @@ pub(super) const OF_THE_DAEMON: &[Of] = &[
         before: |w| {
             w.populate();
             let before = w.alloc(Alice, SIZE);
-            w.daemon().publish(w.caller(Alice), before, "n").unwrap();
+            w.publish(Alice, before, "n");
             let handle = w.alloc(Alice, SIZE);
             w.handles.push(handle);
             w.must_be_named("n");
@@ -471,7 +260,7 @@ pub(super) const OF_THE_DAEMON: &[Of] = &[
             w.handles.push(handle);
             w.bystander(handle, true);
         },
-        operation: |w| unpin(w, w.handles[0]),
+        operation: |w| w.unpin(Alice, w.handles[0]),
     },
     Of {
         name: "unpin of a condemned block",
@@ -482,7 +271,7 @@ pub(super) const OF_THE_DAEMON: &[Of] = &[
             let _ = w.client(Bob).memory.free(handle).unwrap();
             w.handles.push(handle);
         },
-        operation: |w| unpin(w, w.handles[0]),
+        operation: |w| w.unpin(Alice, w.handles[0]),
     },
     Of {
         name: "sweep of spans that are empty then",
@@ -569,22 +358,6 @@ pub(super) const OF_THE_DAEMON: &[Of] = &[
     },
 ];
 
-fn free(w: &mut BlockWorld) {
-    let handle = w.handles[0];
-    let _ = w.alice().memory.free(handle).unwrap();
-}
-
-fn take_over(w: &mut BlockWorld) {
-    let handle = w.handles[0];
-    w.take_over(Alice, handle);
-}
-
-fn adopt(w: &mut BlockWorld) {
-    let handle = w.handles[0];
-    let alice = w.alice();
-    alice.memory.adopt(handle, alice.session()).unwrap();
-}
-
 fn lease(w: &mut BlockWorld, size_bytes: u64) -> SpanInfo {
     let spans = w
         .daemon()
@@ -620,8 +393,7 @@ fn realloc(w: &mut BlockWorld, size_bytes: u64) {
 }
 
 fn publish(w: &mut BlockWorld) {
-    let handle = w.handles[0];
-    w.daemon().publish(w.caller(Alice), handle, "n").unwrap();
+    w.publish(Alice, w.handles[0], "n");
 }
 
 fn withdraw(w: &mut BlockWorld, free: bool) {
@@ -633,12 +405,4 @@ fn withdraw(w: &mut BlockWorld, free: bool) {
     };
     let (caller, now) = (w.caller(Alice), w.daemon().now);
     w.daemon().core.withdraw(caller, request, now).unwrap();
-}
-
-fn unpin(w: &mut BlockWorld, handle: Handle) {
-    let (daemon, caller) = (w.daemon(), w.caller(Alice));
-    daemon
-        .core
-        .unpin(caller, about(handle), daemon.now)
-        .unwrap();
 }
