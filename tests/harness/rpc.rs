@@ -99,9 +99,22 @@ impl Rpc {
 
     fn connect_to(socket: &Path, address: String) -> Self {
         let endpoint = Endpoint::from_shared(address).unwrap();
+        Self::new(socket, wait(endpoint.connect()).unwrap())
+    }
+
+    /// Returns a connection without a session that is made by the first call, and made again by
+    /// the first call after it broke.
+    pub fn lazy(socket: &Path) -> Self {
+        let address = format!("unix://{}", socket.display());
+        let endpoint = Endpoint::from_shared(address).unwrap();
+        let _runtime = RUNTIME.enter();
+        Self::new(socket, endpoint.connect_lazy())
+    }
+
+    fn new(socket: &Path, channel: Channel) -> Self {
         Self {
             socket: socket.to_owned(),
-            channel: wait(endpoint.connect()).unwrap(),
+            channel,
             token: Vec::new(),
             session: 0,
         }

@@ -5,6 +5,7 @@
 use std::ffi::CString;
 use std::io;
 use std::ptr;
+use std::time::Duration;
 
 fn check(result: libc::c_int) -> io::Result<()> {
     if result == 0 {
@@ -84,6 +85,31 @@ pub fn fork_holder() -> io::Result<i32> {
                     unsafe { libc::_exit(0) };
                 }
             }
+        }
+        pid => Ok(pid),
+    }
+}
+
+/// Forks a child that holds every open fd of this process and lives for so long, perhaps longer
+/// than its parent. May be called while there are other threads. Returns the child's pid, which
+/// nobody reaps before this process ends.
+///
+/// # Errors
+/// `EAGAIN` and the like.
+pub fn fork_sleeper(time: Duration) -> io::Result<i32> {
+    let time = libc::timespec {
+        tv_sec: time.as_secs().try_into().map_err(io::Error::other)?,
+        tv_nsec: time.subsec_nanos().into(),
+    };
+    // SAFETY: the child makes only calls that are safe after a fork of a process with threads
+    // (signal-safety(7)): nanosleep and _exit.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => {
+            // SAFETY: `time` outlives the call; a signal that cuts the sleep short does no harm.
+            unsafe { libc::nanosleep(&raw const time, ptr::null_mut()) };
+            // SAFETY: ends the process at once; nothing of the parent's is run.
+            unsafe { libc::_exit(0) }
         }
         pid => Ok(pid),
     }

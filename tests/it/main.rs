@@ -6,6 +6,7 @@
 
 mod arenas;
 mod backings;
+mod campaign;
 mod complaints;
 mod death;
 mod errors;
