@@ -58,6 +58,8 @@ impl Thin {
             let request = v1::OpenSessionRequest {
                 label: format!("thin {}", std::process::id()),
                 ttl_ms: 0,
+                // The same at each try, so that it is one session however often it is opened.
+                nonce: b"the thin session".to_vec(),
             };
             Box::pin(async move { rpc.sessions().open(request).await })
         };
