@@ -10,10 +10,10 @@ use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
-use crate::Bench;
 use crate::daemon::Daemon;
 use crate::report::Line;
 use crate::rpc::{Caller, runtime};
+use crate::suite::Bench;
 use crate::timing::{Effort, alternate, median_us};
 
 /// Blocks of 64 bytes, in spans of one page.
@@ -42,22 +42,27 @@ fn measure(bench: &Bench, effort: Effort, at_once: usize) -> anyhow::Result<Line
     #[expect(clippy::cast_precision_loss, reason = "a small number")]
     let each = |us: f64| us / at_once as f64;
     let medians = alternate(
-        effort.rounds(500),
-        &mut || {
+        effort,
+        500,
+        Box::new(|| {
             let cycles = median_us(CYCLES, async || stream.cycle(at_once).await);
             runtime.block_on(cycles).map(each)
-        },
-        &mut [
-            ("unary", &mut || {
-                let cycles = median_us(CYCLES, async || unary.cycle(at_once).await);
-                runtime.block_on(cycles).map(each)
-            }),
-            ("two_pings", &mut || {
-                runtime.block_on(median_us(CYCLES, async || pinger.two_pings().await))
-            }),
+        }),
+        vec![
+            (
+                "unary",
+                Box::new(|| {
+                    let cycles = median_us(CYCLES, async || unary.cycle(at_once).await);
+                    runtime.block_on(cycles).map(each)
+                }),
+            ),
+            (
+                "two_pings",
+                Box::new(|| runtime.block_on(median_us(CYCLES, async || pinger.two_pings().await))),
+            ),
         ],
     )?;
-    Ok(Line::new(bench.name, "us", medians))
+    Ok(Line::new(bench, "us", medians))
 }
 
 fn lease(caller: &Caller) -> v1::LeaseRequest {

@@ -4,11 +4,12 @@
 
 use std::ffi::OsString;
 use std::io::Read as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
+use goumem::blocking::Client;
 use tempfile::TempDir;
 
 /// Makes this program goumemd, if it is the first argument. Not for people.
@@ -60,6 +61,14 @@ impl Daemon {
     pub(crate) fn socket(&self) -> PathBuf {
         socket_in(&self.directory)
     }
+
+    /// Returns a client of it.
+    ///
+    /// # Errors
+    /// As [`connect`].
+    pub(crate) fn client(&self) -> anyhow::Result<Client> {
+        connect(&self.socket())
+    }
 }
 
 impl Drop for Daemon {
@@ -68,6 +77,17 @@ impl Drop for Daemon {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+/// Returns a client of the daemon that listens there.
+///
+/// # Errors
+/// Those of connecting.
+pub(crate) fn connect(socket: &Path) -> anyhow::Result<Client> {
+    Ok(Client::builder()
+        .socket(socket)
+        .label("goumem-bench")
+        .connect()?)
 }
 
 fn socket_in(directory: &TempDir) -> PathBuf {

@@ -1,21 +1,24 @@
 //! goumem-bench: goumem beside its yardsticks and peers, one line for each benchmark. README.md
 //! says what each measures.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 use std::process::ExitCode;
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use clap::Parser;
 
-use crate::report::Line;
 use crate::timing::Effort;
 
 mod control;
 mod daemon;
+mod heaps;
 mod pair;
+#[expect(unsafe_code, reason = "calls peers as their C and GlobalAlloc want it")]
+mod peers;
 mod report;
 mod rpc;
+mod suite;
 mod timing;
 
 /// Measures goumem beside its yardsticks and peers.
@@ -25,45 +28,15 @@ struct Args {
     /// One JSON object per line instead of a table.
     #[arg(long)]
     json: bool,
-    /// A tenth of the rounds: to see that everything works, not to quote.
+    /// A tenth of the rounds and smaller sizes: to see that everything works, not to quote.
     #[arg(long)]
     quick: bool,
+    /// goumem without its peers: for a profiler.
+    #[arg(long)]
+    alone: bool,
     /// Benchmarks to run, by the beginning of their names [default: all].
     names: Vec<String>,
 }
-
-/// A benchmark.
-struct Bench {
-    name: &'static str,
-    run: fn(&Self, Effort) -> anyhow::Result<Line>,
-}
-
-const BENCHES: [Bench; 6] = [
-    Bench {
-        name: "rpc_alloc_free",
-        run: rpc::alloc_free,
-    },
-    Bench {
-        name: "rpc_batch_1000",
-        run: rpc::batch_1000,
-    },
-    Bench {
-        name: "lease_one",
-        run: control::one,
-    },
-    Bench {
-        name: "lease_pipelined",
-        run: control::pipelined,
-    },
-    Bench {
-        name: "pair_64",
-        run: pair::pair::<64>,
-    },
-    Bench {
-        name: "pair_80000",
-        run: pair::pair::<80_000>,
-    },
-];
 
 fn main() -> anyhow::Result<ExitCode> {
     let mut args = std::env::args_os().peekable();
@@ -72,8 +45,14 @@ fn main() -> anyhow::Result<ExitCode> {
         return Ok(daemon::become_daemon(program.into_iter().chain(args)));
     }
     let args = Args::parse();
-    let chosen = choose(&args.names)?;
-    let effort = Effort { quick: args.quick };
+    let chosen = suite::choose(&args.names)?;
+    let effort = Effort {
+        quick: args.quick,
+        alone: args.alone,
+    };
+    if !peers::ALL {
+        say_who_is_missing();
+    }
     if !args.json {
         report::print_head();
     }
@@ -84,22 +63,10 @@ fn main() -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Returns the benchmarks that a name selects, each once; all of them without names.
-fn choose(names: &[String]) -> anyhow::Result<Vec<&'static Bench>> {
-    for name in names {
-        ensure!(
-            BENCHES
-                .iter()
-                .any(|bench| bench.name.starts_with(name.as_str())),
-            "no benchmark begins with {name:?}; there are {}",
-            BENCHES.each_ref().map(|bench| bench.name).join(", ")
-        );
-    }
-    let is_chosen = |bench: &&Bench| {
-        names.is_empty()
-            || names
-                .iter()
-                .any(|name| bench.name.starts_with(name.as_str()))
-    };
-    Ok(BENCHES.iter().filter(is_chosen).collect())
+#[expect(clippy::print_stderr, reason = "the figures are on stdout")]
+fn say_who_is_missing() {
+    eprintln!(
+        "built without the feature peers: only the system's allocator is beside goumem, and goals \
+         about the best peer are not judged"
+    );
 }

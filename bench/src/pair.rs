@@ -1,47 +1,41 @@
-//! Allocating in a mapped pool with spans in hand: alloc, write a byte, free, on one thread;
-//! beside the system's allocator.
-
-use std::hint::black_box;
+//! Allocating with memory at hand: alloc, write a byte, free, on one thread.
 
 use goumem::PoolOptions;
-use goumem::blocking::Client;
 
-use crate::Bench;
 use crate::daemon::Daemon;
+use crate::heaps::{Goumem, Heap, Measure, Touch as _};
+use crate::peers;
 use crate::report::Line;
-use crate::timing::{Effort, alternate, each_ns};
+use crate::suite::Bench;
+use crate::timing::{Effort, Run, alternate, each_ns};
 
 const PAIRS: u32 = 10_000;
 const POOL_BYTES: u64 = 64 << 20;
 
-/// A block of `BYTES` bytes: nanoseconds for each pair.
+/// A block of so many bytes: nanoseconds for each pair.
+struct Pair<const BYTES: usize>;
+
+impl<const BYTES: usize> Measure for Pair<BYTES> {
+    fn with<H: Heap>(&self, heap: H) -> anyhow::Result<Run<'static>> {
+        Ok(Box::new(move || {
+            each_ns(PAIRS, || {
+                heap.alloc::<BYTES>()?.touch();
+                Ok(())
+            })
+        }))
+    }
+}
+
 pub(crate) fn pair<const BYTES: usize>(bench: &Bench, effort: Effort) -> anyhow::Result<Line> {
     let daemon = Daemon::start()?;
-    let client = Client::builder()
-        .socket(daemon.socket())
-        .label("goumem-bench")
-        .connect()?;
+    let client = daemon.client()?;
     let pool = client.create_pool("bench", PoolOptions::new(POOL_BYTES))?;
-    // Leases the first span; from then on there is always a block at hand.
-    drop(pool.alloc::<[u8; BYTES]>()?);
-    let mut goumem = || {
-        each_ns(PAIRS, || {
-            let mut block = pool.try_alloc::<[u8; BYTES]>()?;
-            black_box(&mut *block)[0] = 1;
-            Ok(())
-        })
-    };
-    let mut system = || {
-        each_ns(PAIRS, || {
-            let mut block = Box::<[u8]>::new_uninit_slice(BYTES);
-            black_box(&mut *block)[0].write(1);
-            Ok(())
-        })
-    };
+    let pair = Pair::<BYTES>;
     let medians = alternate(
-        effort.rounds(500),
-        &mut goumem,
-        &mut [("system", &mut system)],
+        effort,
+        500,
+        pair.with(Goumem(pool))?,
+        peers::allocators(&pair)?,
     )?;
-    Ok(Line::new(bench.name, "ns", medians))
+    Ok(Line::new(bench, "ns", medians))
 }

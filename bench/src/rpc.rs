@@ -15,9 +15,9 @@ use tonic::Request;
 use tonic::metadata::{BinaryMetadataValue, MetadataValue};
 use tonic::transport::{Channel, Endpoint, Uri};
 
-use crate::Bench;
 use crate::daemon::Daemon;
 use crate::report::Line;
+use crate::suite::Bench;
 use crate::timing::{Effort, alternate, median_us};
 
 const BLOCK_BYTES: u64 = 64;
@@ -33,13 +33,15 @@ pub(crate) fn alloc_free(bench: &Bench, effort: Effort) -> anyhow::Result<Line> 
     let mut caller = runtime.block_on(Caller::connect(&daemon.socket()))?;
     let mut pinger = caller.clone();
     let medians = alternate(
-        effort.rounds(2000),
-        &mut || runtime.block_on(median_us(CYCLES, async || caller.alloc_free().await)),
-        &mut [("two_pings", &mut || {
-            runtime.block_on(median_us(CYCLES, async || pinger.two_pings().await))
-        })],
+        effort,
+        2000,
+        Box::new(|| runtime.block_on(median_us(CYCLES, async || caller.alloc_free().await))),
+        vec![(
+            "two_pings",
+            Box::new(|| runtime.block_on(median_us(CYCLES, async || pinger.two_pings().await))),
+        )],
     )?;
-    Ok(Line::new(bench.name, "us", medians))
+    Ok(Line::new(bench, "us", medians))
 }
 
 /// AllocBatch of 1 000 blocks of 64 bytes and FreeBatch, in nanoseconds for each block; beside two
@@ -52,17 +54,21 @@ pub(crate) fn batch_1000(bench: &Bench, effort: Effort) -> anyhow::Result<Line> 
     let mut pinger = caller.clone();
     let ns_per_block = |us: f64| us * 1e3 / f64::from(BATCH_BLOCKS);
     let medians = alternate(
-        effort.rounds(2000),
-        &mut || {
+        effort,
+        2000,
+        Box::new(|| {
             let cycles = median_us(CYCLES, async || caller.batch().await);
             runtime.block_on(cycles).map(ns_per_block)
-        },
-        &mut [("two_pings", &mut || {
-            let cycles = median_us(CYCLES, async || pinger.two_pings().await);
-            runtime.block_on(cycles).map(ns_per_block)
-        })],
+        }),
+        vec![(
+            "two_pings",
+            Box::new(|| {
+                let cycles = median_us(CYCLES, async || pinger.two_pings().await);
+                runtime.block_on(cycles).map(ns_per_block)
+            }),
+        )],
     )?;
-    Ok(Line::new(bench.name, "ns/block", medians))
+    Ok(Line::new(bench, "ns/block", medians))
 }
 
 pub(crate) fn runtime() -> anyhow::Result<Runtime> {

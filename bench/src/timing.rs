@@ -4,21 +4,20 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use crate::peers::Peer;
+
 /// How much to measure.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Effort {
     pub(crate) quick: bool,
+    /// Without the peers, for a profiler.
+    pub(crate) alone: bool,
 }
 
-impl Effort {
-    /// Returns how many rounds to run of `full`.
-    pub(crate) fn rounds(self, full: usize) -> usize {
-        if self.quick { full.div_ceil(10) } else { full }
-    }
-}
+impl Effort {}
 
 /// One run of something: returns what was measured.
-pub(crate) type Run<'a> = &'a mut dyn FnMut() -> anyhow::Result<f64>;
+pub(crate) type Run<'a> = Box<dyn FnMut() -> anyhow::Result<f64> + 'a>;
 
 /// The medians over all runs.
 #[derive(Debug)]
@@ -27,20 +26,29 @@ pub(crate) struct Medians {
     pub(crate) peers: BTreeMap<&'static str, f64>,
 }
 
-/// Runs goumem, each peer, goumem again and so on, `rounds` times. A first round is not counted:
-/// it fills caches and pools.
+/// Runs goumem, each peer, goumem again and so on, `rounds` times, a tenth of that to be quick. A
+/// first round is not counted: it fills caches and pools.
 ///
 /// # Errors
 /// The first error of a run.
 pub(crate) fn alternate(
+    effort: Effort,
     rounds: usize,
-    goumem: Run<'_>,
-    peers: &mut [(&'static str, Run<'_>)],
+    mut goumem: Run<'_>,
+    mut peers: Vec<Peer<'_>>,
 ) -> anyhow::Result<Medians> {
+    let rounds = if effort.quick {
+        rounds.div_ceil(10)
+    } else {
+        rounds
+    };
+    if effort.alone {
+        peers.clear();
+    }
     let mut ours = Vec::with_capacity(rounds);
     let mut theirs = vec![Vec::with_capacity(rounds); peers.len()];
     goumem()?;
-    for (_, run) in &mut *peers {
+    for (_, run) in &mut peers {
         run()?;
     }
     for _ in 0..rounds {
@@ -110,12 +118,16 @@ mod tests {
             Ok(value)
         };
         let mut n = 0.0;
-        let mut ours = || {
+        let ours = Box::new(|| {
             n += 1.0;
             run('a', n)
+        });
+        let theirs = Box::new(|| run('b', 7.0));
+        let effort = Effort {
+            quick: true,
+            alone: false,
         };
-        let mut theirs = || run('b', 7.0);
-        let medians = alternate(3, &mut ours, &mut [("b", &mut theirs)]).unwrap();
+        let medians = alternate(effort, 30, ours, vec![("b", theirs)]).unwrap();
         assert_eq!(*order.borrow(), "abababab");
         assert_eq!((medians.goumem, medians.peers["b"]), (3.0, 7.0));
     }

@@ -1,0 +1,65 @@
+//! What allocators have in common, so that one loop measures goumem and its peers.
+
+use std::hint::black_box;
+
+use goumem::blocking::Pool;
+use goumem::{AllocError, Block};
+
+use crate::timing::Run;
+
+/// An allocator, to be used from one thread at a time.
+pub(crate) trait Heap: Clone + Send + 'static {
+    /// A block whose size the compiler knows.
+    type Sized<const BYTES: usize>: Touch;
+
+    fn alloc<const BYTES: usize>(&self) -> anyhow::Result<Self::Sized<BYTES>>;
+}
+
+/// A block that is freed when it is dropped.
+pub(crate) trait Touch {
+    /// Writes its first byte.
+    fn touch(&mut self);
+}
+
+/// Something to measure with any allocator.
+pub(crate) trait Measure {
+    /// Prepares it, and returns what to repeat and time.
+    ///
+    /// # Errors
+    /// The allocator's.
+    fn with<H: Heap>(&self, heap: H) -> anyhow::Result<Run<'static>>;
+}
+
+/// A pool that is mapped. Blocks come from what is at hand; the first error asks for more.
+#[derive(Debug, Clone)]
+pub(crate) struct Goumem(pub(crate) Pool);
+
+impl Heap for Goumem {
+    type Sized<const BYTES: usize> = Block<[u8; BYTES]>;
+
+    #[inline]
+    fn alloc<const BYTES: usize>(&self) -> anyhow::Result<Block<[u8; BYTES]>> {
+        match self.0.try_alloc() {
+            Ok(block) => Ok(block),
+            Err(refusal) => after_lease(refusal, || self.0.alloc()),
+        }
+    }
+}
+
+#[cold]
+fn after_lease<T>(
+    refusal: AllocError,
+    alloc: impl FnOnce() -> Result<T, goumem::Error>,
+) -> anyhow::Result<T> {
+    match refusal {
+        AllocError::NeedsSpan => Ok(alloc()?),
+        other => Err(other.into()),
+    }
+}
+
+impl<const BYTES: usize> Touch for Block<[u8; BYTES]> {
+    #[inline]
+    fn touch(&mut self) {
+        *black_box(&mut self[0]) = 1;
+    }
+}

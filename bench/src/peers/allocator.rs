@@ -1,0 +1,93 @@
+//! Allocators of one process, by their [`GlobalAlloc`]: as directly as a program that has one of
+//! them as its global allocator calls it, and as safe as a `Box` for who has a block of it.
+
+use std::alloc::{GlobalAlloc, Layout, handle_alloc_error};
+use std::hint::black_box;
+use std::marker::PhantomData;
+use std::ptr::NonNull;
+
+use crate::heaps::{Heap, Touch};
+
+/// An allocator that is the same whichever value of its type is asked.
+pub(super) trait Peer: GlobalAlloc + Send + 'static {
+    const NAME: &'static str;
+    const THE: Self;
+}
+
+macro_rules! peers {
+    ($($(#[$when:meta])? $allocator:path = $name:literal),* $(,)?) => {
+        $($(#[$when])? impl Peer for $allocator {
+            const NAME: &'static str = $name;
+            const THE: Self = Self;
+        })*
+    };
+}
+
+peers! {
+    std::alloc::System = "system",
+    #[cfg(feature = "peers")] mimalloc::MiMalloc = "mimalloc",
+    #[cfg(feature = "peers")] snmalloc_rs::SnMalloc = "snmalloc",
+    #[cfg(feature = "peers")] tikv_jemallocator::Jemalloc = "jemalloc",
+}
+
+/// A peer as a heap.
+#[derive(Debug)]
+pub(super) struct PeerHeap<P>(PhantomData<fn() -> P>);
+
+impl<P> PeerHeap<P> {
+    pub(super) fn new() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<P> Clone for PeerHeap<P> {
+    fn clone(&self) -> Self {
+        Self::new()
+    }
+}
+
+impl<P: Peer> Heap for PeerHeap<P> {
+    type Sized<const BYTES: usize> = SizedBlock<P, BYTES>;
+
+    #[inline]
+    fn alloc<const BYTES: usize>(&self) -> anyhow::Result<SizedBlock<P, BYTES>> {
+        let layout = Layout::new::<[u8; BYTES]>();
+        // INVARIANT: BYTES bytes of `P`, from now on this block's.
+        Ok(SizedBlock(alloc::<P>(layout), PhantomData))
+    }
+}
+
+#[inline]
+fn alloc<P: Peer>(layout: Layout) -> NonNull<u8> {
+    assert!(layout.size() > 0, "a block of no bytes");
+    // SAFETY: the layout has bytes.
+    let pointer = unsafe { P::THE.alloc(layout) };
+    NonNull::new(pointer).unwrap_or_else(|| handle_alloc_error(layout))
+}
+
+/// A block whose size the compiler knows: an address, as a `Box` of an array is.
+///
+/// # Invariants
+/// * The pointer is to `BYTES` bytes that a [`PeerHeap`] of `P` gave out for this block alone.
+pub(crate) struct SizedBlock<P: Peer, const BYTES: usize>(NonNull<u8>, PhantomData<fn() -> P>);
+
+// SAFETY: the block is the only way to its bytes, and global allocators take blocks back from any
+// thread.
+unsafe impl<P: Peer, const BYTES: usize> Send for SizedBlock<P, BYTES> {}
+
+impl<P: Peer, const BYTES: usize> Touch for SizedBlock<P, BYTES> {
+    #[inline]
+    fn touch(&mut self) {
+        let first = black_box(self.0);
+        // SAFETY: the block's first byte, which is ours; blocks have at least one.
+        unsafe { first.write(1) };
+    }
+}
+
+impl<P: Peer, const BYTES: usize> Drop for SizedBlock<P, BYTES> {
+    #[inline]
+    fn drop(&mut self) {
+        // SAFETY: given out by `P` for this layout (invariant), and given back once.
+        unsafe { P::THE.dealloc(self.0.as_ptr(), Layout::new::<[u8; BYTES]>()) };
+    }
+}

@@ -1,0 +1,53 @@
+//! The benchmarks, each with the goal that it is held against. README.md says what each measures.
+
+use anyhow::ensure;
+
+use crate::report::{Goal, Line};
+use crate::timing::Effort;
+use crate::{control, pair, rpc};
+
+/// A benchmark.
+pub(crate) struct Bench {
+    pub(crate) name: &'static str,
+    pub(crate) goal: Option<Goal>,
+    pub(crate) run: fn(&Self, Effort) -> anyhow::Result<Line>,
+}
+
+type RunBench = fn(&Bench, Effort) -> anyhow::Result<Line>;
+
+const fn bench(name: &'static str, goal: Goal, run: RunBench) -> Bench {
+    let goal = Some(goal);
+    Bench { name, goal, run }
+}
+
+const BENCHES: &[Bench] = &[
+    bench("rpc_alloc_free", Goal::Ratio(1.15), rpc::alloc_free),
+    bench("rpc_batch_1000", Goal::Value(300.0), rpc::batch_1000),
+    bench("lease_one", Goal::Ratio(1.0), control::one),
+    bench("lease_pipelined", Goal::Ratio(1.0), control::pipelined),
+    bench("pair_64", Goal::RatioToPeers(1.0), pair::pair::<64>),
+    bench("pair_4096", Goal::RatioToPeers(1.0), pair::pair::<4096>),
+    bench("pair_80000", Goal::RatioToPeers(1.0), pair::pair::<80_000>),
+];
+
+/// Returns the benchmarks that a name selects, each once; all of them without names.
+///
+/// # Errors
+/// A name that selects none.
+pub(crate) fn choose(names: &[String]) -> anyhow::Result<Vec<&'static Bench>> {
+    let selects = |name: &String, bench: &Bench| bench.name.starts_with(name.as_str());
+    for name in names {
+        ensure!(
+            BENCHES.iter().any(|bench| selects(name, bench)),
+            "no benchmark begins with {name:?}; there are {}",
+            BENCHES
+                .iter()
+                .map(|bench| bench.name)
+                .collect::<Vec<_>>()
+                .join(", ")
+        );
+    }
+    let is_chosen =
+        |bench: &&Bench| names.is_empty() || names.iter().any(|name| selects(name, bench));
+    Ok(BENCHES.iter().filter(is_chosen).collect())
+}
