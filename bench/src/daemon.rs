@@ -62,6 +62,11 @@ impl Daemon {
         socket_in(&self.directory)
     }
 
+    /// Returns its directory, which goes with it.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
     /// Returns a client of it.
     ///
     /// # Errors

@@ -11,14 +11,19 @@ use crate::timing::Run;
 pub(crate) trait Heap: Clone + Send + 'static {
     /// A block whose size the compiler knows.
     type Sized<const BYTES: usize>: Touch;
+    /// One whose size it does not.
+    type Bytes: Touch;
 
     fn alloc<const BYTES: usize>(&self) -> anyhow::Result<Self::Sized<BYTES>>;
+    fn alloc_bytes(&self, len_bytes: usize) -> anyhow::Result<Self::Bytes>;
 }
 
 /// A block that is freed when it is dropped.
 pub(crate) trait Touch {
     /// Writes its first byte.
     fn touch(&mut self);
+    /// Writes all of it.
+    fn fill(&mut self, byte: u8);
 }
 
 /// Something to measure with any allocator.
@@ -36,12 +41,21 @@ pub(crate) struct Goumem(pub(crate) Pool);
 
 impl Heap for Goumem {
     type Sized<const BYTES: usize> = Block<[u8; BYTES]>;
+    type Bytes = Block<[u8]>;
 
     #[inline]
     fn alloc<const BYTES: usize>(&self) -> anyhow::Result<Block<[u8; BYTES]>> {
         match self.0.try_alloc() {
             Ok(block) => Ok(block),
             Err(refusal) => after_lease(refusal, || self.0.alloc()),
+        }
+    }
+
+    #[inline]
+    fn alloc_bytes(&self, len_bytes: usize) -> anyhow::Result<Block<[u8]>> {
+        match self.0.try_alloc_slice(len_bytes) {
+            Ok(block) => Ok(block),
+            Err(refusal) => after_lease(refusal, || self.0.alloc_slice(len_bytes)),
         }
     }
 }
@@ -61,5 +75,22 @@ impl<const BYTES: usize> Touch for Block<[u8; BYTES]> {
     #[inline]
     fn touch(&mut self) {
         *black_box(&mut self[0]) = 1;
+    }
+
+    #[inline]
+    fn fill(&mut self, byte: u8) {
+        black_box(&mut **self).fill(byte);
+    }
+}
+
+impl Touch for Block<[u8]> {
+    #[inline]
+    fn touch(&mut self) {
+        *black_box(&mut self[0]) = 1;
+    }
+
+    #[inline]
+    fn fill(&mut self, byte: u8) {
+        black_box(&mut **self).fill(byte);
     }
 }

@@ -10,16 +10,26 @@ use clap::Parser;
 
 use crate::timing::Effort;
 
+mod arena;
+mod arena_2p;
 mod control;
+mod copy_out;
 mod daemon;
+mod first_touch;
+mod handoff;
 mod heaps;
+mod mixed;
 mod pair;
 #[expect(unsafe_code, reason = "calls peers as their C and GlobalAlloc want it")]
 mod peers;
+mod random;
+mod replace;
 mod report;
+mod ring;
 mod rpc;
 mod suite;
 mod timing;
+mod worker;
 
 /// Measures goumem beside its yardsticks and peers.
 #[derive(Debug, Parser)]
@@ -43,6 +53,10 @@ fn main() -> anyhow::Result<ExitCode> {
     let program = args.next();
     if args.next_if(|first| first == daemon::SUBCOMMAND).is_some() {
         return Ok(daemon::become_daemon(program.into_iter().chain(args)));
+    }
+    if args.next_if(|first| first == worker::SUBCOMMAND).is_some() {
+        worker::become_worker(args)?;
+        return Ok(ExitCode::SUCCESS);
     }
     let args = Args::parse();
     let chosen = suite::choose(&args.names)?;

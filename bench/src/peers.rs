@@ -2,10 +2,15 @@
 //! some of them in C and C++, and come with the feature `peers`.
 
 mod allocator;
+#[cfg(feature = "peers")]
+mod iceoryx;
 
 use crate::heaps::Measure;
 use crate::timing::Run;
 use allocator::PeerHeap;
+
+#[cfg(feature = "peers")]
+pub(crate) use iceoryx::{Leftovers, Publisher, Subscriber};
 
 /// Whether the peers are all here.
 pub(crate) const ALL: bool = cfg!(feature = "peers");

@@ -4,7 +4,7 @@ use anyhow::ensure;
 
 use crate::report::{Goal, Line};
 use crate::timing::Effort;
-use crate::{control, pair, rpc};
+use crate::{arena, arena_2p, control, copy_out, first_touch, handoff, mixed, pair, replace, rpc};
 
 /// A benchmark.
 pub(crate) struct Bench {
@@ -20,6 +20,15 @@ const fn bench(name: &'static str, goal: Goal, run: RunBench) -> Bench {
     Bench { name, goal, run }
 }
 
+/// One with nothing to be held against.
+const fn without_goal(name: &'static str, run: RunBench) -> Bench {
+    let goal = None;
+    Bench { name, goal, run }
+}
+
+/// Three times the throughput.
+const A_THIRD: Goal = Goal::RatioToPeers(0.333);
+
 const BENCHES: &[Bench] = &[
     bench("rpc_alloc_free", Goal::Ratio(1.15), rpc::alloc_free),
     bench("rpc_batch_1000", Goal::Value(300.0), rpc::batch_1000),
@@ -28,6 +37,23 @@ const BENCHES: &[Bench] = &[
     bench("pair_64", Goal::RatioToPeers(1.0), pair::pair::<64>),
     bench("pair_4096", Goal::RatioToPeers(1.0), pair::pair::<4096>),
     bench("pair_80000", Goal::RatioToPeers(1.0), pair::pair::<80_000>),
+    bench("mixed", Goal::RatioToPeers(1.0), mixed::mixed),
+    bench("mixed_2p", Goal::RatioToPeers(1.1), mixed::mixed_2p),
+    bench("handoff_64", A_THIRD, handoff::small),
+    bench("handoff_80000", A_THIRD, handoff::large),
+    bench("handoff_80000_touch", A_THIRD, handoff::large_touch),
+    bench("resolve", Goal::Ratio(1.0), pair::resolve),
+    bench("arena_bump", Goal::RatioToPeers(1.5), arena::bump),
+    without_goal("arena_fill", arena::fill),
+    bench("arena_bump_2p", Goal::Ratio(1.3), arena_2p::bump),
+    bench("arena_cycle", Goal::RatioToPeers(1.0), arena::cycle),
+    bench("replace", Goal::RatioToPeers(1.0), replace::replace),
+    bench("flat", Goal::Ratio(1.3), pair::flat),
+    bench("overhead", Goal::Value(1.2), mixed::overhead::overhead),
+    bench("copy_out", Goal::Ratio(1.1), copy_out::shared),
+    bench("copy_out_private", Goal::Ratio(1.1), copy_out::private),
+    without_goal("first_touch_fresh", first_touch::fresh),
+    without_goal("first_touch_again", first_touch::again),
 ];
 
 /// Returns the benchmarks that a name selects, each once; all of them without names.

@@ -14,7 +14,12 @@ pub(crate) struct Effort {
     pub(crate) alone: bool,
 }
 
-impl Effort {}
+impl Effort {
+    /// Returns `full`, or `quick` where only a look is wanted.
+    pub(crate) fn size<T>(self, full: T, quick: T) -> T {
+        if self.quick { quick } else { full }
+    }
+}
 
 /// One run of something: returns what was measured.
 pub(crate) type Run<'a> = Box<dyn FnMut() -> anyhow::Result<f64> + 'a>;
@@ -72,11 +77,30 @@ pub(crate) fn each_ns(
     n: u32,
     mut repeat: impl FnMut() -> anyhow::Result<()>,
 ) -> anyhow::Result<f64> {
+    shared_ns(n, || {
+        for _ in 0..n {
+            repeat()?;
+        }
+        Ok(())
+    })
+}
+
+/// Returns the nanoseconds of something that does `n` things, for each of them.
+///
+/// # Errors
+/// Its error.
+pub(crate) fn shared_ns(n: u32, all: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<f64> {
+    Ok(once_ms(all)? * 1e6 / f64::from(n))
+}
+
+/// Returns the milliseconds that something takes once.
+///
+/// # Errors
+/// Its error.
+pub(crate) fn once_ms(once: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<f64> {
     let start = Instant::now();
-    for _ in 0..n {
-        repeat()?;
-    }
-    Ok(start.elapsed().as_secs_f64() * 1e9 / f64::from(n))
+    once()?;
+    Ok(start.elapsed().as_secs_f64() * 1e3)
 }
 
 /// Returns the median, in microseconds, of `n` repetitions that are timed one by one.
