@@ -15,82 +15,17 @@
 use goumem_alloc::{Generation, SessionNumber};
 
 use crate::slot::fence_before_reuse;
-use crate::sync::{AtomicU64, Ordering, fence, load_acquire};
+use crate::sync::{AtomicU64, Ordering, load_acquire};
 
-const GENERATION_SHIFT: u32 = 20;
-const OWNER_SHIFT: u32 = 4;
-const STATE_SHIFT: u32 = 1;
+mod snapshot;
+mod waiters;
+
+pub use snapshot::{ArenaSnapshot, ArenaState};
+pub use waiters::WaitersFlag;
 
 /// How many races in a row the daemon loses against a cursor that somebody keeps bumping, before
 /// it overwrites it: so many are malice, which must not stall a sweep.
 const MAX_LOST_RACES: u32 = 100;
-
-/// Who may use an arena.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ArenaState {
-    /// Nobody: to be had by `claim`.
-    Free,
-    /// One session, without asking the daemon.
-    Exclusive,
-    /// The sessions in its holder records, by name.
-    Named,
-}
-
-/// One reading of an arena word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ArenaSnapshot(u64);
-
-impl ArenaSnapshot {
-    fn pack(generation: Generation, owner: SessionNumber, state: ArenaState) -> Self {
-        let state = match state {
-            ArenaState::Free => 0u64,
-            ArenaState::Exclusive => 4,
-            ArenaState::Named => 5,
-        };
-        Self(
-            generation.get() << GENERATION_SHIFT
-                | u64::from(owner.get()) << OWNER_SHIFT
-                | state << STATE_SHIFT,
-        )
-    }
-
-    /// Returns which life of the arena this is.
-    pub fn generation(self) -> Generation {
-        Generation::new(self.0 >> GENERATION_SHIFT).expect("44 bits are left after the shift")
-    }
-
-    /// Returns the exclusive holder, else nobody.
-    pub fn owner(self) -> SessionNumber {
-        let bits = self.0 >> OWNER_SHIFT & 0xffff;
-        SessionNumber::new(u16::try_from(bits).expect("masked to 16 bits"))
-    }
-
-    /// Returns the state, or `None` for bits that no transition writes.
-    pub fn state(self) -> Option<ArenaState> {
-        match self.0 >> STATE_SHIFT & 0b111 {
-            0 => Some(ArenaState::Free),
-            4 => Some(ArenaState::Exclusive),
-            5 => Some(ArenaState::Named),
-            _ => None,
-        }
-    }
-
-    /// The word after this life: FREE in the next one. A generation at its maximum stays there;
-    /// such an arena is never claimed again.
-    fn next_life(self) -> Self {
-        let generation = self.generation().next().unwrap_or(Generation::MAX);
-        Self::pack(generation, SessionNumber::NOBODY, ArenaState::Free)
-    }
-
-    /// Returns whether a handle of `generation` names a held arena here.
-    pub fn is_held(self, generation: Generation) -> bool {
-        self.generation() == generation
-            && matches!(
-                self.state(),
-                Some(ArenaState::Exclusive | ArenaState::Named)
-            )
-    }
-}
 
 /// Why a transition of an arena was refused. Nothing was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -443,35 +378,6 @@ impl<'a> ArenaWords<'a> {
             }
         }
         self.cursor.store(empty, Ordering::Relaxed);
-    }
-}
-
-/// The pool-wide word by which the daemon says that somebody waits for an arena.
-#[derive(Debug, Clone, Copy)]
-pub struct WaitersFlag<'a>(&'a AtomicU64);
-
-impl<'a> WaitersFlag<'a> {
-    /// Returns the flag in that word.
-    pub fn new(word: &'a AtomicU64) -> Self {
-        Self(word)
-    }
-
-    /// Says whether somebody waits. Who waits looks for a free arena once more afterwards.
-    ///
-    /// CRASH: a flag without waiters costs a call to the daemon.
-    pub fn set(self, waiting: bool) {
-        self.0.store(u64::from(waiting), Ordering::Relaxed);
-        // ORDERING: SeqCst fence; pairs with the one in `is_set`.
-        fence(Ordering::SeqCst);
-    }
-
-    /// Returns whether somebody waits. The caller has freed an arena before: either it sees the
-    /// flag, or whoever set the flag sees the arena.
-    pub fn is_set(self) -> bool {
-        // ORDERING: SeqCst fence; pairs with the one in `set`: a store and then a load on both
-        // sides, of which at least one must see the other's store.
-        fence(Ordering::SeqCst);
-        self.0.load(Ordering::Relaxed) != 0
     }
 }
 
