@@ -22,6 +22,10 @@ mod tests;
 /// idle.
 const FIRST_SPANS: usize = 8;
 const GROWTH_DIVISOR: usize = 8;
+/// An idle walk leaves to a class as many empty spans as an eighth of what it has, and at least
+/// one: with blocks that come and go at random the number of spans in use wanders by about that
+/// much, and to return a span only to lease it again costs two calls and its pages twice.
+const SLACK_DIVISOR: usize = 8;
 /// The most bytes of one lease: what a stopped client keeps from others is at most this much more
 /// than what it uses.
 const MAX_LEASE_BYTES: u64 = 32 << 20;
@@ -72,11 +76,11 @@ pub(crate) struct Trim {
     pub(crate) everything: bool,
     class: usize,
     span: usize,
-    kept: bool,
+    kept: usize,
 }
 
 impl Trim {
-    /// Leaves an empty span to each class, and a few large ones, for the next alloc.
+    /// Leaves some empty spans to each class, and a few large ones, for the next alloc.
     pub(crate) fn idle() -> Self {
         Self {
             leases: Vec::new(),
@@ -84,7 +88,7 @@ impl Trim {
             everything: false,
             class: 0,
             span: 0,
-            kept: false,
+            kept: 0,
         }
     }
 
@@ -98,7 +102,7 @@ impl Trim {
 
     /// Begins again at the first class, for another heap. What was found stays.
     pub(crate) fn restart(&mut self) {
-        (self.class, self.span, self.kept) = (0, 0, false);
+        (self.class, self.span, self.kept) = (0, 0, 0);
     }
 }
 
@@ -219,7 +223,7 @@ impl LocalHeap {
             }
             trim.class += 1;
             trim.span = 0;
-            trim.kept = false;
+            trim.kept = 0;
         }
         true
     }
@@ -320,6 +324,7 @@ impl ClassSpans {
     }
 
     fn trim_one(&mut self, right: Right<'_>, trim: &mut Trim) {
+        let slack = (self.count() / SLACK_DIVISOR).max(1);
         let place = &mut self.spans[trim.span];
         let Some(span) = place else {
             return;
@@ -329,8 +334,8 @@ impl ClassSpans {
             trim.again = true;
             return;
         }
-        if !trim.everything && !trim.kept {
-            trim.kept = true;
+        if !trim.everything && trim.kept < slack {
+            trim.kept += 1;
             return;
         }
         let index = u32::try_from(trim.span).expect("indices have 32 bits");

@@ -132,6 +132,14 @@ fn an_idle_walk_leaves_one_empty_span_of_a_class_and_a_thorough_one_none() {
 }
 
 #[test]
+fn an_idle_walk_leaves_an_eighth_to_a_large_class() {
+    let (pool, heap) = (TestPool::new(N_PAGES), Heap::new());
+    heap.add(&pool, class_of(64), 80);
+    assert_eq!(heap.trimmed(Trim::idle()).leases.len(), 70);
+    assert_eq!(heap.trimmed(Trim::everything()).leases.len(), 10);
+}
+
+#[test]
 fn a_heap_with_nothing_but_one_empty_span_needs_no_further_walk() {
     let (pool, heap) = (TestPool::new(N_PAGES), Heap::new());
     heap.add(&pool, class_of(64), 1);
