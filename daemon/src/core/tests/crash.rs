@@ -22,6 +22,7 @@ mod client_operations;
 mod coverage;
 mod daemon_operations;
 mod mutants;
+mod roots;
 
 /// Who dies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -146,6 +147,11 @@ impl Daemon {
             AnyPool::Blocks(_) => panic!("{id} is a pool of blocks"),
         }
     }
+}
+
+#[test]
+fn the_daemon_may_die_at_any_write_to_root() {
+    walk("daemon, ROOT", Dies::Daemon, roots::OPERATIONS);
 }
 
 /// Ends a daemon as SIGKILL does, and returns its directory.

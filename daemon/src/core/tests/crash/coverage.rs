@@ -59,6 +59,7 @@ fn every_crash_comment_is_about_a_write_that_is_walked() {
     sites(Dies::Client, arena_operations::OF_CLIENTS, &mut written);
     sites(Dies::Daemon, daemon_operations::OPERATIONS, &mut written);
     sites(Dies::Daemon, arena_operations::OF_THE_DAEMON, &mut written);
+    sites(Dies::Daemon, roots::OPERATIONS, &mut written);
     let crates = ["shm", "daemon"].iter();
     let mut tags: Vec<Site> = crates.flat_map(|of| tags(root, of)).collect();
     tags.sort();
