@@ -94,3 +94,6 @@ mod tests {
         assert_ne!(note.frees(), before);
     }
 }
+
+#[cfg(all(test, loom))]
+mod loom_models;

@@ -323,3 +323,6 @@ mod tests {
         assert_eq!(SpanEpoch::ZERO.next().get(), 1);
     }
 }
+
+#[cfg(all(test, loom))]
+mod loom_models;

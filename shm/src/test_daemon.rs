@@ -53,9 +53,21 @@ pub(crate) fn header(kind: PoolKind, units: u32, unit_bytes: u64) -> Header {
     }
 }
 
+/// What a grant writes into the words of a span. All but the first are mistakes, to be caught.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Words {
+    /// {floor, FREE}, as they should be.
+    AtTheFloor,
+    /// {0, FREE}: every life begins anew.
+    Reset,
+    /// Nothing: what another class has left there.
+    AsTheyWere,
+}
+
 /// A pool and what its daemon does.
 #[derive(Debug)]
 pub(crate) struct TestDaemon {
+    granted: Words,
     control: Segment,
     data: Segment,
     geometry: PoolGeometry,
@@ -65,6 +77,11 @@ pub(crate) struct TestDaemon {
 impl TestDaemon {
     /// Makes a pool of so many pages.
     pub(crate) fn new(n_pages: u32) -> Self {
+        Self::granting(n_pages, Words::AtTheFloor)
+    }
+
+    /// As `new`, with grants that may be wrong.
+    pub(crate) fn granting(n_pages: u32, granted: Words) -> Self {
         let geometry = pool_geometry(n_pages).unwrap();
         let control = segment(geometry.control_bytes());
         let data = segment(geometry.data_bytes());
@@ -75,6 +92,7 @@ impl TestDaemon {
             &header(PoolKind::Blocks, n_pages, geometry.payload_range().end),
         );
         Self {
+            granted,
             control,
             data,
             geometry,
@@ -121,9 +139,16 @@ impl TestDaemon {
             .pages_of(first_page, pages)
             .map(|page| self.floor(page))
             .max()?;
-        self.words(first_page, class, pages)
-            .words()
-            .for_each(|word| word.initialise(floor));
+        let initial = match self.granted {
+            Words::AtTheFloor => Some(floor),
+            Words::Reset => Some(Generation::ZERO),
+            Words::AsTheyWere => None,
+        };
+        for word in self.words(first_page, class, pages).words() {
+            if let Some(initial) = initial {
+                word.initialise(initial);
+            }
+        }
         self.memory.note(first_page).reset();
         for page in self.pages_of(first_page, pages).skip(1) {
             let back = page.pages_since(first_page).unwrap();

@@ -12,6 +12,7 @@ mod death;
 mod errors;
 mod hand_over;
 mod link;
+mod mutants;
 mod once;
 mod restart;
 

@@ -6,6 +6,8 @@ use loom::thread;
 
 use super::*;
 
+mod mutants;
+
 /// An arena whose two units of bytes loom watches, and the pool-wide flag.
 struct Watched {
     arena: Arena,
@@ -79,13 +81,30 @@ fn claimer_of_a_returned_arena_comes_after_everything_its_last_holder_did() {
 
 #[test]
 fn stale_bump_fails_or_belongs_to_its_own_life() {
-    loom::model(|| {
+    life_ends_beside_a_bump(give_back, alloc_one);
+}
+
+type GiveBack = fn(ArenaWords<'_>, Generation);
+type AllocOne = fn(ArenaWords<'_>, Generation);
+
+fn give_back(words: ArenaWords<'_>, life: Generation) {
+    assert_eq!(words.give_back(life, ALICE), Ok(()));
+}
+
+fn alloc_one(words: ArenaWords<'_>, life: Generation) {
+    // Refused once the life is over.
+    let _ = alloc(words, life, 1);
+}
+
+/// Alice gives an arena back while another thread of hers allocates in it; Bob claims it.
+fn life_ends_beside_a_bump(give_back: GiveBack, alloc_one: AllocOne) {
+    loom::model(move || {
         let watched = Watched::new();
         let life = watched.words().claim(ALICE).unwrap();
         let stale = {
             let watched = Arc::clone(&watched);
             thread::spawn(move || {
-                let _ = alloc(watched.words(), life, 1);
+                alloc_one(watched.words(), life);
             })
         };
         let claimer = {
@@ -94,12 +113,17 @@ fn stale_bump_fails_or_belongs_to_its_own_life() {
                 let words = watched.words();
                 let Some(next) = words.claim(BOB) else { return };
                 assert_eq!(alloc(words, next, 1), Ok(0));
-                assert_eq!(words.used(next), 1);
+                assert_eq!(words.used(next), 1, "the next life is its holder's alone");
             })
         };
-        assert_eq!(watched.words().give_back(life, ALICE), Ok(()));
+        give_back(watched.words(), life);
         stale.join().unwrap();
         claimer.join().unwrap();
+        let after = watched.words().load();
+        if after.owner() == BOB {
+            let used = watched.words().used(after.generation());
+            assert_eq!(used, 1, "the next life is its holder's alone");
+        }
     });
 }
 
@@ -246,5 +270,52 @@ fn returner_sees_the_waiter_or_the_waiter_sees_the_arena() {
         let seen = watched.words().load().state() == Some(ArenaState::Free);
         let told = returner.join().unwrap();
         assert!(seen || told);
+    });
+}
+
+#[test]
+fn last_holder_of_a_named_arena_ends_it_for_a_bump_of_another() {
+    loom::model(|| {
+        let watched = Watched::new();
+        let life = watched.words().claim(ALICE).unwrap();
+        watched.words().share(life, ALICE).unwrap();
+        let other = {
+            let watched = Arc::clone(&watched);
+            thread::spawn(move || watched.words().bump(life, 1, 1, LIMIT).is_ok())
+        };
+        let claimer = {
+            let watched = Arc::clone(&watched);
+            thread::spawn(move || {
+                let words = watched.words();
+                let Some(next) = words.claim(BOB) else { return };
+                assert_eq!(alloc(words, next, 1), Ok(0));
+                watched.use_bytes(0, 2);
+                assert_eq!(words.used(next), 1);
+            })
+        };
+        assert_eq!(watched.words().release_named(life), Ok(()));
+        other.join().unwrap();
+        claimer.join().unwrap();
+    });
+}
+
+#[test]
+fn share_and_give_back_of_one_arena_have_one_winner() {
+    loom::model(|| {
+        let watched = Watched::new();
+        let life = watched.words().claim(ALICE).unwrap();
+        let other = {
+            let watched = Arc::clone(&watched);
+            thread::spawn(move || watched.words().share(life, ALICE).is_ok())
+        };
+        let returned = watched.words().give_back(life, ALICE).is_ok();
+        let shared = other.join().unwrap();
+        assert!(shared != returned);
+        let expected = if shared {
+            ArenaState::Named
+        } else {
+            ArenaState::Free
+        };
+        assert_eq!(watched.words().load().state(), Some(expected));
     });
 }

@@ -8,6 +8,8 @@ use loom::thread;
 use super::*;
 use crate::slot::{SlotState, SlotWord};
 
+mod mutants;
+
 const ALICE: SessionNumber = SessionNumber::new(7);
 
 /// A span of two slots.
@@ -86,13 +88,17 @@ fn two_threads_drop_and_the_agent_has_each_slot_once_and_after_them() {
 
 #[test]
 fn exported_slot_comes_back_once_it_is_freed_and_never_before() {
-    loom::model(|| {
+    exported_slot_comes_back(Span::export_block);
+}
+
+fn exported_slot_comes_back(export: fn(&Span, u32) -> Generation) {
+    loom::model(move || {
         let span = Span::new();
         let exporter = {
             let span = Arc::clone(&span);
             thread::spawn(move || {
                 span.write(0);
-                let generation = span.export_block(0);
+                let generation = export(&span, 0);
                 // Whoever got the handle reads the block and frees it.
                 span.write(0);
                 let _ = span.words[0].free(generation).unwrap();

@@ -9,6 +9,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::slot::Unpinned;
+use crate::test_daemon::Words;
+
+mod mutants;
 
 const N_PAGES: u32 = 96;
 /// Bytes of a block that carry its pattern.
@@ -101,8 +104,17 @@ impl Process {
     }
 }
 
+/// Known ways to get it wrong, each of which the world must not survive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mutant {
+    TwoAgents,
+    ReturnedBeforeDetached,
+    Granting(Words),
+}
+
 /// The pool, and what it must be like.
 struct World {
+    mutant: Option<Mutant>,
     daemon: TestDaemon,
     processes: Vec<Process>,
     exported: Vec<Exported>,
@@ -119,10 +131,14 @@ fn one_of<T>(all: &[T], pick: usize) -> Option<usize> {
 }
 
 impl World {
-    fn new() -> Self {
-        let daemon = TestDaemon::new(N_PAGES);
+    fn new(mutant: Option<Mutant>) -> Self {
+        let daemon = match mutant {
+            Some(Mutant::Granting(words)) => TestDaemon::granting(N_PAGES, words),
+            _ => TestDaemon::new(N_PAGES),
+        };
         let start = |session| Process::start(&daemon, session);
         Self {
+            mutant,
             processes: [ALICE, BOB, CAROL].map(start).into(),
             daemon,
             exported: Vec::new(),
@@ -223,6 +239,12 @@ impl World {
             LeasedSpan::attach(&process.memory, lease, process.session, survivors).unwrap();
         let block = span.alloc();
         process.spans.push(span);
+        if self.mutant == Some(Mutant::TwoAgents) {
+            // Past the table that each view keeps of the spans that are worked on.
+            let again = self.daemon.view();
+            let second = LeasedSpan::attach(&again, lease, process.session, survivors);
+            process.spans.push(second.unwrap());
+        }
         block
     }
 
@@ -394,6 +416,13 @@ impl World {
 
     fn return_empty(&mut self, by: usize) {
         let process = &mut self.processes[by];
+        if self.mutant == Some(Mutant::ReturnedBeforeDetached) {
+            for span in &process.spans {
+                // Refused while its words tell of living blocks.
+                let _ = self.daemon.take_back(span.lease());
+            }
+            return;
+        }
         for span in std::mem::take(&mut process.spans) {
             match span.detach() {
                 Ok(lease) => assert_eq!(self.daemon.take_back(lease), Ok(())),
@@ -438,7 +467,7 @@ impl World {
     }
 
     /// Frees everything by whoever may, after which every page must be free.
-    fn end(mut self) {
+    fn end(&mut self) {
         while !self.exported.is_empty() {
             self.free(0, 0, false);
         }
@@ -477,7 +506,7 @@ proptest! {
     fn blocks_never_overlap_stale_handles_never_work_and_nothing_is_lost(
         steps in prop::collection::vec(any_step(), 1..160)
     ) {
-        let mut world = World::new();
+        let mut world = World::new(None);
         for step in steps {
             world.step(step);
         }

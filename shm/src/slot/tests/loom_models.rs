@@ -1,5 +1,10 @@
 //! The races on one slot word. Payload is a loom cell where the protocol promises exclusion, and
 //! an atomic where a copy may race and is checked afterwards.
+//!
+//! Whoever only looks at a word is spawned, and the model's own thread exchanges it: loom 0.7 tells
+//! races by the last access to an atomic (`last_dependent_access`), so an exchange whose thread has
+//! loaded the word before is not known to race with those who looked earlier still, and the other
+//! order is never tried. [`Reached`] says that what a model is about did come to pass.
 
 use loom::cell::UnsafeCell;
 use loom::sync::Arc;
@@ -8,7 +13,28 @@ use loom::thread;
 
 use super::*;
 
+mod mutants;
+
 const CAROL: SessionNumber = SessionNumber::new(9);
+
+/// Whether a model came past a place in any of its executions.
+#[derive(Clone)]
+struct Reached(std::sync::Arc<std::sync::atomic::AtomicBool>);
+
+impl Reached {
+    fn new() -> Self {
+        Self(std::sync::Arc::default())
+    }
+
+    fn note(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn check(&self) {
+        let reached = self.0.load(Ordering::Relaxed);
+        assert!(reached, "no execution came past what the model is about");
+    }
+}
 
 /// Runs two transitions of one word at once and returns what they said and what it says then.
 fn race<A, B>(
@@ -107,12 +133,16 @@ fn of_two_frees_one_is_a_double_free() {
 
 #[test]
 fn free_and_pin_and_unpin_free_the_block_once() {
-    loom::model(|| {
+    free_beside_a_pin(SlotWord::free);
+}
+
+fn free_beside_a_pin(free: fn(&SlotWord, Generation) -> Result<Freed, SlotRefusal>) {
+    loom::model(move || {
         let pin_and_unpin = |word: &SlotWord| match word.pin(generation(5)) {
             Ok(()) => word.unpin(),
             Err(_) => Unpinned::Nothing,
         };
-        let free = |word: &SlotWord| word.free(generation(5));
+        let free = |word: &SlotWord| free(word, generation(5));
         let (unpinned, freed, after) = race(shared_by(ALICE), pin_and_unpin, free);
         match (freed, unpinned) {
             (Ok(Freed::Condemned), Unpinned::Freed)
@@ -127,27 +157,33 @@ fn free_and_pin_and_unpin_free_the_block_once() {
 
 #[test]
 fn block_condemned_under_a_pin_is_reused_after_the_last_read_of_the_pinner() {
-    loom::model(|| {
+    let reused = Reached::new();
+    let agents = reused.clone();
+    loom::model(move || {
         let word = shared_by(ALICE);
         word.pin(generation(5)).unwrap();
         let shared = Arc::new((word, UnsafeCell::new(1u64)));
-        let pinner = {
-            let shared = Arc::clone(&shared);
+        let agent = {
+            let (shared, agents) = (Arc::clone(&shared), agents.clone());
             thread::spawn(move || {
                 let (word, payload) = &*shared;
-                // SAFETY: whether anybody writes now is what loom checks.
-                payload.with(|value| assert_eq!(unsafe { *value }, 1));
-                let _ = word.unpin();
+                let freed = word.free(generation(5));
+                if is_ours_again(word) {
+                    if freed == Ok(Freed::Condemned) {
+                        agents.note();
+                    }
+                    // SAFETY: whether anybody else is there now is what loom checks.
+                    payload.with_mut(|value| unsafe { *value = 2 });
+                }
             })
         };
         let (word, payload) = &*shared;
-        let _ = word.free(generation(5));
-        if is_ours_again(word) {
-            // SAFETY: as above.
-            payload.with_mut(|value| unsafe { *value = 2 });
-        }
-        pinner.join().unwrap();
+        // SAFETY: as above.
+        payload.with(|value| assert_eq!(unsafe { *value }, 1));
+        let _ = word.unpin();
+        agent.join().unwrap();
     });
+    reused.check();
 }
 
 #[test]
@@ -297,7 +333,11 @@ fn copy_out(word: &SlotWord, payload: &Payload) -> Option<u64> {
 
 #[test]
 fn copy_that_passes_the_second_look_has_no_byte_of_the_next_life() {
-    loom::model(|| {
+    copy_beside_a_reuse(copy_out);
+}
+
+fn copy_beside_a_reuse(copy_out: fn(&SlotWord, &Payload) -> Option<u64>) {
+    loom::model(move || {
         let shared = Arc::new((shared_by(ALICE), Payload::new(1)));
         let freer = {
             let shared = Arc::clone(&shared);
@@ -334,5 +374,114 @@ fn copy_that_passes_the_second_look_has_no_byte_of_whoever_took_the_block() {
         let (word, payload) = &*shared;
         assert!(matches!(copy_out(word, payload), None | Some(1)));
         taker.join().unwrap();
+    });
+}
+
+#[test]
+fn handle_that_is_passed_on_names_the_block_and_all_that_was_written_to_it() {
+    handle_is_passed_on(|word, pass_on| {
+        let exported = word.export(ALICE).unwrap();
+        pass_on(exported);
+    });
+}
+
+/// Alice exports a block and passes its handle on; Bob reads the block and frees it.
+fn handle_is_passed_on(export: fn(&SlotWord, &dyn Fn(Generation))) {
+    loom::model(move || {
+        let shared = Arc::new((
+            SlotWord::new(generation(5)),
+            UnsafeCell::new(0u64),
+            Payload::new(0),
+        ));
+        let bob = {
+            let shared = Arc::clone(&shared);
+            thread::spawn(move || {
+                let (word, payload, mail) = &*shared;
+                let handle = mail.load(Ordering::Acquire);
+                if handle == 0 {
+                    return;
+                }
+                assert!(
+                    word.load().is_live(generation(handle)),
+                    "the handle is good"
+                );
+                // SAFETY: whether anybody writes now is what loom checks.
+                payload.with(|value| assert_eq!(unsafe { *value }, 1));
+                assert_eq!(word.free(generation(handle)), Ok(Freed::Free));
+            })
+        };
+        let (word, payload, mail) = &*shared;
+        // SAFETY: as above.
+        payload.with_mut(|value| unsafe { *value = 1 });
+        export(word, &|handle| mail.store(handle.get(), Ordering::Release));
+        bob.join().unwrap();
+    });
+}
+
+#[test]
+fn block_exported_by_whoever_took_it_over_has_what_both_owners_wrote() {
+    loom::model(|| {
+        let word = shared_by(ALICE);
+        let shared = Arc::new((word, UnsafeCell::new(0u64)));
+        let reader = {
+            let shared = Arc::clone(&shared);
+            thread::spawn(move || {
+                let (word, payload) = &*shared;
+                if word.load().is_live(generation(6)) {
+                    // SAFETY: whether anybody writes now is what loom checks.
+                    payload.with(|value| assert_eq!(unsafe { *value }, 2));
+                }
+            })
+        };
+        let (word, payload) = &*shared;
+        word.take_over(generation(5), BOB).unwrap();
+        // SAFETY: as above.
+        payload.with_mut(|value| unsafe { *value = 2 });
+        assert_eq!(word.export_taken(BOB, BOB), Ok(generation(6)));
+        reader.join().unwrap();
+    });
+}
+
+#[test]
+fn block_freed_by_whoever_took_it_over_is_reused_after_them() {
+    let reused = Reached::new();
+    let agents = reused.clone();
+    loom::model(move || {
+        let shared = Arc::new((shared_by(ALICE), UnsafeCell::new(0u64)));
+        let agent = {
+            let (shared, agents) = (Arc::clone(&shared), agents.clone());
+            thread::spawn(move || {
+                let (word, payload) = &*shared;
+                if is_ours_again(word) {
+                    agents.note();
+                    // SAFETY: whether anybody else is there now is what loom checks.
+                    payload.with_mut(|value| assert_eq!(unsafe { value.replace(2) }, 1));
+                }
+            })
+        };
+        let (word, payload) = &*shared;
+        word.take_over(generation(5), BOB).unwrap();
+        // SAFETY: as above.
+        payload.with_mut(|value| unsafe { *value = 1 });
+        assert_eq!(word.free_taken(BOB), Ok(Freed::Free));
+        agent.join().unwrap();
+    });
+    reused.check();
+}
+
+#[test]
+fn of_export_and_sweep_of_a_block_taken_over_both_leave_one_block_or_none() {
+    loom::model(|| {
+        let word = shared_by(ALICE);
+        word.take_over(generation(5), BOB).unwrap();
+        let (exported, swept, after) = race(
+            word,
+            |word| word.export_taken(BOB, BOB).is_ok(),
+            |word| word.sweep(BOB).is_some(),
+        );
+        assert!(swept, "it was Bob's all the time");
+        let state = Some(SlotState::Free);
+        assert_eq!((after.state(), after.generation()), (state, generation(7)));
+        let _ = exported;
     });
 }
