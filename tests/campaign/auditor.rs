@@ -47,19 +47,21 @@ impl Living {
 /// Looks again and again until told to stop.
 pub(crate) fn run(
     client: &Client,
-    pool: &Pool,
+    pools: &[Pool],
     living: &Living,
     report: &Report,
     over: &dyn Fn() -> bool,
 ) {
     while !over() {
-        match pool.stat() {
-            Ok(stat) => {
-                if let Err(what) = adds_up(&stat) {
-                    report.wrong(Wrong::Conservation, what);
+        for pool in pools {
+            match pool.stat() {
+                Ok(stat) => {
+                    if let Err(what) = adds_up(&stat) {
+                        report.wrong(Wrong::Conservation, what);
+                    }
                 }
+                Err(error) => report.wrong(Wrong::Error, format!("stat: {error:?}")),
             }
-            Err(error) => report.wrong(Wrong::Error, format!("stat: {error:?}")),
         }
         if let Err(what) = everybody_has_a_session(client, living) {
             report.wrong(Wrong::FalseDeath, what);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use goumem::blocking::{ArenaPool, Client, Pool};
-use goumem::{ArenaPoolOptions, PoolOptions};
+use goumem::{ArenaPoolOptions, Backing, PoolOptions};
 use harness::{PATIENCE, Random};
 
 use crate::auditor::{self, Living};
@@ -19,7 +19,10 @@ use crate::report::Report;
 use crate::stamp::Stamp;
 use crate::team::{Worker, listen};
 use crate::wire::{News, Order, Sabotage, Token, Wrong};
-use crate::{ARENA_BYTES, ARENA_POOL, ARENAS, POOL, STEADY_POOL, steady, worker};
+use crate::{
+    ARENA_BYTES, ARENA_POOL, ARENAS, NAMED_POOL, NAMED_POOL_BYTES, POOL, STEADY_POOL, steady,
+    worker,
+};
 
 mod checks;
 
@@ -38,6 +41,8 @@ struct Director {
     client: Client,
     pool: Pool,
     arenas: ArenaPool,
+    /// The pool in `/dev/shm`, if that is the campaign's own.
+    named: Option<Pool>,
     report: Arc<Report>,
     living: Arc<Living>,
     ledger: Ledger,
@@ -53,7 +58,12 @@ struct Director {
 ///
 /// # Errors
 /// What kept it from going on; what is wrong is in the report.
-pub(crate) fn run(options: Options, seed: u64, report: &Arc<Report>) -> Result<()> {
+pub(crate) fn run(
+    options: Options,
+    seed: u64,
+    own_dev_shm: bool,
+    report: &Arc<Report>,
+) -> Result<()> {
     let daemon = Arc::new(Daemon::start()?);
     let client = Client::builder()
         .socket(daemon.socket())
@@ -63,6 +73,10 @@ pub(crate) fn run(options: Options, seed: u64, report: &Arc<Report>) -> Result<(
     let arenas =
         client.create_arena_pool(ARENA_POOL, ArenaPoolOptions::new(ARENAS, ARENA_BYTES))?;
     client.create_pool(STEADY_POOL, PoolOptions::new(8 << 20))?;
+    let named = PoolOptions::new(NAMED_POOL_BYTES).backing(Backing::Named);
+    let named = own_dev_shm
+        .then(|| client.create_pool(NAMED_POOL, named))
+        .transpose()?;
     let living = Arc::new(Living::default());
     let over = Arc::new(AtomicBool::new(false));
     let is_over = {
@@ -73,7 +87,7 @@ pub(crate) fn run(options: Options, seed: u64, report: &Arc<Report>) -> Result<(
     let nemesis = Nemesis {
         seed,
         kills: !options.no_daemon_kills,
-        fills_dev_shm: false,
+        fills_dev_shm: own_dev_shm,
     };
     let helpers = [
         thread::spawn({
@@ -82,9 +96,10 @@ pub(crate) fn run(options: Options, seed: u64, report: &Arc<Report>) -> Result<(
             move || nemesis.run(&daemon, &report, &is_over)
         }),
         thread::spawn({
-            let (client, pool) = (client.clone(), pool.clone());
+            let client = client.clone();
+            let pools: Vec<Pool> = [&pool].into_iter().chain(&named).cloned().collect();
             let (living, report) = (Arc::clone(&living), Arc::clone(report));
-            move || auditor::run(&client, &pool, &living, &report, &is_over)
+            move || auditor::run(&client, &pools, &living, &report, &is_over)
         }),
     ];
     let mut director = Director {
@@ -96,6 +111,7 @@ pub(crate) fn run(options: Options, seed: u64, report: &Arc<Report>) -> Result<(
         client,
         pool,
         arenas,
+        named,
         report: Arc::clone(report),
         living,
         ledger: Ledger::default(),

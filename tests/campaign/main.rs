@@ -32,6 +32,10 @@ use crate::report::Report;
 /// The pool in which everybody works, and the one of the steady worker.
 const POOL: &str = "campaign";
 const STEADY_POOL: &str = "steady";
+/// A pool in a `/dev/shm` that is smaller than it, and full now and then.
+const NAMED_POOL: &str = "named";
+const NAMED_POOL_BYTES: u64 = 64 << 20;
+const DEV_SHM_BYTES: u64 = 24 << 20;
 /// The arenas: fewer than the workers' threads would like, so that some wait.
 const ARENA_POOL: &str = "arenas";
 const ARENAS: u32 = 6;
@@ -58,7 +62,12 @@ fn main() -> Result<ExitCode> {
         println!("campaign: seed {seed}");
     }
     let (seconds, report) = (options.seconds, Arc::new(Report::default()));
-    let outcome = director::run(options, seed, &report);
+    // While there is one thread; every process of the campaign is in it.
+    let own_dev_shm = harness::sys::small_dev_shm(DEV_SHM_BYTES);
+    if let Err(error) = &own_dev_shm {
+        harness::skip("a full /dev/shm", &error.to_string());
+    }
+    let outcome = director::run(options, seed, own_dev_shm.is_ok(), &report);
     if let Err(error) = &outcome {
         report.wrong(wire::Wrong::Error, format!("{error:#}"));
     }

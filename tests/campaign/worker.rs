@@ -17,7 +17,7 @@ use harness::{PATIENCE, Random};
 
 use crate::stamp::{Mismatch, Stamp};
 use crate::wire::{News, Order, Wrong};
-use crate::{ARENA_POOL, POOL};
+use crate::{ARENA_POOL, NAMED_POOL, POOL};
 
 mod arenas;
 mod hand;
@@ -38,6 +38,8 @@ struct Crew {
     client: Client,
     pool: Pool,
     arenas: ArenaPool,
+    /// The pool in `/dev/shm`, if there is one.
+    named: Option<Pool>,
     next_seq: AtomicU32,
     /// Blocks that a thread has left for another one to verify and free.
     exchange: Mutex<Vec<(Block<[u64]>, Stamp)>>,
@@ -96,6 +98,10 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
         seed: seed.parse().context("a seed")?,
         pool: client.open_pool(POOL)?,
         arenas: client.open_arena_pool(ARENA_POOL)?,
+        named: match client.open_pool(NAMED_POOL) {
+            Err(Error::PoolNotFound { .. }) => None,
+            opened => Some(opened?),
+        },
         client,
         next_seq: AtomicU32::new(1),
         exchange: Mutex::default(),

@@ -90,16 +90,23 @@ impl Director {
             self.pool.purge()?;
             let stat = self.pool.stat()?;
             let arenas = self.arenas.stat()?;
-            let is_free = counts(&stat) == [0; 4]
+            let mut is_free = counts(&stat) == [0; 4]
                 && stat.committed_bytes == 0
                 && (arenas.free, arenas.waiting) == (ARENAS, 0);
-            last = Some((stat, arenas));
+            let mut bytes = stat.committed_bytes;
+            bytes += u64::from(ARENAS.saturating_sub(arenas.free)) * ARENA_BYTES;
+            let mut text = format!("everybody is dead: {stat:?}, {arenas:?}");
+            if let Some(named) = &self.named {
+                named.purge()?;
+                let stat = named.stat()?;
+                is_free &= stat.committed_bytes == 0;
+                bytes += stat.committed_bytes;
+                text += &format!(", {stat:?}");
+            }
+            last = Some((bytes, text));
             Ok(is_free)
         })?;
-        if let Some((stat, arenas)) = last.filter(|_| !is_free) {
-            let held = ARENAS.saturating_sub(arenas.free);
-            let bytes = stat.committed_bytes + u64::from(held) * ARENA_BYTES;
-            let text = format!("everybody is dead: {stat:?}, {arenas:?}");
+        if let Some((bytes, text)) = last.filter(|_| !is_free) {
             self.report.leak(bytes, text);
         }
         self.report.baselines.add(1);

@@ -156,7 +156,9 @@ impl Hand {
     }
 
     fn purge(&self) {
-        self.expect(self.crew.pool.purge(), "purge");
+        for pool in [&self.crew.pool].into_iter().chain(&self.crew.named) {
+            self.expect(pool.purge(), "purge");
+        }
     }
 
     /// Reports what should not have failed.
