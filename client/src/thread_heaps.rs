@@ -5,6 +5,8 @@
 use std::cell::Cell;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use goumem_shm::os::fork;
+
 use crate::local_heap::{HeapAgent, LocalHeap};
 
 /// Pools of one process whose blocks are allocated without a lock. In those beyond, every
@@ -78,7 +80,8 @@ impl PoolNumber {
 
 impl Drop for PoolNumber {
     fn drop(&mut self) {
-        if self.0 < MAX_NUMBERS {
+        // In a forked child a lock may be held for ever, and nothing is given back there.
+        if self.0 < MAX_NUMBERS && !fork::in_child_of_init() {
             *lock(&NUMBERS) &= !(1 << self.0);
         }
     }
@@ -101,6 +104,9 @@ struct Leaver;
 
 impl Drop for Leaver {
     fn drop(&mut self) {
+        if fork::in_child_of_init() {
+            return;
+        }
         HEAPS.with(|heaps| {
             for heap in heaps.iter().filter_map(Cell::take) {
                 let mut claim = heap.claim();

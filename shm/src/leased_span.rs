@@ -109,20 +109,6 @@ impl LeasedSpan {
         Some(unsafe { RawBlock::private(&self.record, block) })
     }
 
-    /// Frees a private block of this span; gives back one of another.
-    ///
-    /// # Errors
-    /// The block itself.
-    pub fn free(&mut self, block: RawBlock) -> Result<(), RawBlock> {
-        if !block.is_of(&self.record) {
-            return Err(block);
-        }
-        let (pointer, _) = block.into_parts();
-        let (record, side) = self.parts_mut();
-        side.give(record, pointer);
-        Ok(())
-    }
-
     /// Finds slots that became free elsewhere: private blocks dropped on any thread, and exported
     /// ones that somebody freed. Without `thorough`, exported slots are re-read only if the page
     /// note says that one was freed.

@@ -134,14 +134,15 @@ impl SpanRecord {
     /// Binds the span to an agent, or unbinds it. In a turn at that agent.
     pub(crate) fn set_agent(&self, core: Option<&AgentCore>) {
         let core = core.map_or(ptr::null_mut(), |core| ptr::from_ref(core).cast_mut());
-        // ORDERING: Relaxed; who believes it has the turn after this one.
-        self.agent.store(core, Ordering::Relaxed);
+        // ORDERING: pairs with the Acquire in `give_to_own_agent`: the agent was made before.
+        self.agent.store(core, Ordering::Release);
     }
 
     /// Gives a slot back to the agent, if it is bound to one that the calling thread owns.
     #[inline]
     fn give_to_own_agent(&self, block: NonNull<u8>) -> bool {
-        let core = NonNull::new(self.agent.load(Ordering::Relaxed));
+        // ORDERING: pairs with the Release in `set_agent`.
+        let core = NonNull::new(self.agent.load(Ordering::Acquire));
         // SAFETY: an agent that a span was ever bound to lives for ever (`Agent::leak`).
         let Some(core) = core.map(|core| unsafe { core.as_ref() }) else {
             return false;
@@ -287,11 +288,6 @@ impl RawBlock {
             pointer,
             span: NonNull::from(record.as_ref()),
         }
-    }
-
-    /// Returns whether the block is one of a span.
-    pub(crate) fn is_of(&self, record: &Arc<SpanRecord>) -> bool {
-        ptr::eq(self.span.as_ptr(), Arc::as_ptr(record))
     }
 
     /// Returns the address of the block's first byte.

@@ -3,6 +3,7 @@
 use std::sync::Mutex;
 
 use goumem_alloc::{Placement, SessionNumber, SizeClass};
+use goumem_shm::os::fork;
 use goumem_shm::sync::{AtomicU64, Ordering};
 use goumem_shm::{LeasedSpan, PoolMemory, RawBlock};
 
@@ -174,6 +175,9 @@ impl Heaps {
             // Whoever closes the gates waits for this turn.
             return Ok(act());
         }
+        if fork::in_child_of_init() {
+            return Err(AllocError::Forked);
+        }
         let shared = lock(&self.shared);
         match shared.refuses {
             Some(refusal) => Err(refusal),
@@ -249,6 +253,10 @@ impl Heaps {
 
 impl Drop for Heaps {
     fn drop(&mut self) {
+        // In a forked child the locks may be held for ever, and the heaps are the parent's.
+        if fork::in_child_of_init() {
+            return;
+        }
         // Before the number goes: a thread's heap under it must have no spans of this pool.
         let heaps = std::mem::take(&mut lock(&self.shared).heaps);
         for heap in heaps {
