@@ -11,6 +11,7 @@ use goumem_proto::reason::Reason;
 use goumem_proto::v1;
 use goumem_proto::v1::control_reply::Outcome;
 use goumem_proto::v1::control_request::Call;
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tonic::{Code, Response, Status};
 
@@ -55,6 +56,8 @@ enum Kind {
     Look,
     /// Something that is remembered by its request id.
     Effect,
+    /// As an effect, but it is seen through once it has been sent.
+    Settle,
     /// As an effect, but it may take long, and is not in the way of others meanwhile.
     Wait,
     /// Something that is not remembered: it is sent once at the most.
@@ -118,6 +121,48 @@ impl Session {
         R: TryFrom<Outcome, Error = ProtocolError>,
     {
         self.control_within(self.deadline, call).await
+    }
+
+    /// As [`control`](Self::control), however long the daemon is away.
+    pub(crate) async fn control_patiently<R>(&self, call: impl Fn(u64) -> Call) -> Result<R, Error>
+    where
+        R: TryFrom<Outcome, Error = ProtocolError>,
+    {
+        self.control_within(PATIENT, call).await
+    }
+
+    /// As [`control`](Self::control), for a call whose effect would be lost with its reply: one
+    /// that comes when nobody waits for it any more goes to `undo`. On the I/O thread.
+    pub(crate) async fn control_or_undo<R, F>(
+        self: &Arc<Self>,
+        call: impl Fn(u64) -> Call + Send + Sync + 'static,
+        undo: impl FnOnce(R) -> F + Send + 'static,
+    ) -> Result<R, Error>
+    where
+        R: TryFrom<Outcome, Error = ProtocolError> + Send + 'static,
+        F: Future<Output = ()> + Send,
+    {
+        let session = Arc::clone(self);
+        let (sender, mut reply) = oneshot::channel();
+        tokio::spawn(async move {
+            let attempt = |connection: Arc<Connection>, id| {
+                let call = call(id);
+                async move { connection.control(call).await }
+            };
+            let outcome = session.repeat(Kind::Settle, session.deadline, attempt);
+            let outcome = outcome.await.and_then(|outcome| Ok(R::try_from(outcome)?));
+            if let Err(Ok(reply)) = sender.send(outcome) {
+                undo(reply).await;
+            }
+        });
+        // A little longer than the deadline, which has an error of its own.
+        if let Ok(outcome) = timeout(self.deadline + BREAK_TIME, &mut reply).await {
+            return outcome.unwrap_or(Err(Error::Closed));
+        }
+        reply.close();
+        reply.try_recv().unwrap_or(Err(Error::NoAnswer {
+            waited: self.deadline,
+        }))
     }
 
     async fn control_within<R>(
@@ -235,16 +280,19 @@ impl Made<'_> {
     async fn next(&mut self) -> Result<Arc<Connection>, Error> {
         let session = self.session;
         let mut connection = self.connection().await?;
-        let needs_id = matches!(self.kind, Kind::Effect | Kind::Wait);
+        let needs_id = matches!(self.kind, Kind::Effect | Kind::Settle | Kind::Wait);
         if needs_id && self.request_id.is_none() {
             // Not before there is a connection: calls that nobody waits for would use up the ids
             // while the daemon is away.
-            let next = session.request_ids.next(self.kind == Kind::Effect);
+            let next = session.request_ids.next(self.kind != Kind::Wait);
             let next = timeout_at(self.until, next).await;
             self.request_id = Some(next.map_err(|_| self.no_answer())?);
             connection = self.connection().await?;
         }
         self.attempts += 1;
+        if self.kind == Kind::Settle {
+            self.until = Instant::now() + PATIENT;
+        }
         Ok(connection)
     }
 

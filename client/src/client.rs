@@ -25,6 +25,10 @@ use crate::session::{Session, Settings};
 mod arena_pools;
 mod pools;
 
+/// Bytes without a block that a client keeps unless it is set up otherwise: little beside what a
+/// program that needs them uses, and a thousand clients that keep nothing have nothing to lose.
+pub(crate) const MAX_IDLE_BYTES: u64 = 64 << 20;
+
 /// A session with goumemd. One for each process is enough; clones are the same session.
 ///
 /// Its methods work under any executor, and none: the client has a thread of its own for what
@@ -58,6 +62,7 @@ pub struct ClientBuilder {
     socket: Option<PathBuf>,
     label: String,
     call_deadline: Option<Duration>,
+    max_idle_bytes: Option<u64>,
 }
 
 impl ClientBuilder {
@@ -82,6 +87,18 @@ impl ClientBuilder {
         self
     }
 
+    /// Sets how many bytes of memory without a block in it the client may keep from others, in all
+    /// pools together: for the next blocks, which then need no call. 64 MiB unless set.
+    ///
+    /// What was in use within the last three seconds is kept up to that bound, then an empty span
+    /// (64 KiB to 1 MiB) for each size of block and thread. It is looked at every second, and up
+    /// to a minute apart when nothing has happened in a while; when a pool runs out of memory for
+    /// somebody else, everything idle goes back at once.
+    pub fn max_idle_bytes(mut self, bytes: u64) -> Self {
+        self.max_idle_bytes = Some(bytes);
+        self
+    }
+
     /// Connects to the daemon and opens a session. Once that is done, the client connects again
     /// by itself whenever it must.
     ///
@@ -93,6 +110,7 @@ impl ClientBuilder {
             socket: connect::find_socket(self.socket.as_deref())?,
             label: parse_name("label", &self.label)?,
             call_deadline: self.call_deadline.unwrap_or(CALL_DEADLINE),
+            max_idle_bytes: self.max_idle_bytes.unwrap_or(MAX_IDLE_BYTES),
         };
         let end = Arc::new(End::new(false));
         start(Arc::clone(&end), move |io, running| {

@@ -13,7 +13,7 @@ use goumemd::{Config, Listeners};
 use tokio_util::sync::CancellationToken;
 
 use crate::calls::CALL_DEADLINE;
-use crate::client::{self, Client};
+use crate::client::{self, Client, MAX_IDLE_BYTES};
 use crate::end::End;
 use crate::error::Error;
 use crate::housekeeper::LastAct;
@@ -52,6 +52,7 @@ impl Client {
                 socket,
                 label: Label::default(),
                 call_deadline: CALL_DEADLINE,
+                max_idle_bytes: MAX_IDLE_BYTES,
             };
             Session::open(io, running, settings, end, Some(last_act)).await
         })

@@ -8,10 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use goumem_alloc::PoolId;
+use goumem_alloc::{PoolId, SizeClass};
 use goumem_proto::model::{CloseSession, Unmap};
 use goumem_proto::reason::ErrorDetail;
 use goumem_proto::v1;
+use goumem_shm::os::Access;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
@@ -20,13 +21,14 @@ use crate::calls::PATIENT;
 use crate::connect::Rpc;
 use crate::error::Error;
 use crate::io_thread::KeepRunning;
-use crate::local_heap::Trim;
+use crate::local_heap::{HeapAgent, Seen, Trim};
 use crate::pool::PoolCore;
 use crate::session::{Session, lock};
 
-/// How long a freed span stays with a client that could use it again: longer than most pauses
-/// of a program, shorter than anybody watches a pool fill up.
+/// How often a client is looked at for what is idle: a few times before anybody watches a pool
+/// fill up. When nothing has happened since the last look, the pauses double up to the other one.
 const IDLE_CHECK: Duration = Duration::from_secs(1);
+const MAX_IDLE_CHECK: Duration = Duration::from_secs(64);
 /// How soon it is seen that the last block of a dropped client or pool is gone, at first; the
 /// pauses double up to the other one.
 const FIRST_LINGER: Duration = Duration::from_millis(50);
@@ -42,6 +44,12 @@ pub(crate) enum Chore {
     Look(usize),
     /// Spans were leased, which may become idle.
     Watch,
+    /// A thread's heap is about to run out of a class.
+    Prefetch {
+        pool_id: PoolId,
+        class: SizeClass,
+        home: &'static HeapAgent,
+    },
     /// The pool is short of spans.
     Pressure(PoolId),
     /// Make this call; nobody waits for it.
@@ -65,6 +73,8 @@ pub(crate) fn start(
         calls: JoinSet::new(),
         next: None,
         linger: FIRST_LINGER,
+        idle_check: IDLE_CHECK,
+        seen: Vec::new(),
     };
     io.spawn(async move {
         let closing = keeper.work().await;
@@ -88,6 +98,9 @@ struct Housekeeper {
     calls: JoinSet<()>,
     next: Option<Instant>,
     linger: Duration,
+    idle_check: Duration,
+    /// What the last look at each pool has seen.
+    seen: Vec<Seen>,
 }
 
 /// Who wants to hear that the session has ended.
@@ -109,7 +122,13 @@ impl Housekeeper {
                     Some(Chore::Call(call)) => {
                         self.calls.spawn(call);
                     }
-                    Some(Chore::Watch) => self.check_within(IDLE_CHECK),
+                    Some(Chore::Watch) => {
+                        self.idle_check = IDLE_CHECK;
+                        self.check_within(IDLE_CHECK);
+                    }
+                    Some(Chore::Prefetch { pool_id, class, home }) => {
+                        self.prefetch(pool_id, class, home);
+                    }
                     Some(Chore::Pressure(pool)) => self.relieve(pool),
                     Some(Chore::Look(look)) => {
                         self.linger = FIRST_LINGER;
@@ -140,6 +159,9 @@ impl Housekeeper {
     /// the session has ended.
     async fn tend(&mut self) -> bool {
         self.next = None;
+        let mut keep_bytes = self.session.max_idle_bytes;
+        let mut seen = Vec::new();
+        let mut again = false;
         for pool in self.pools() {
             if !pool.has_users() {
                 self.trim(&pool, Trim::everything());
@@ -148,10 +170,21 @@ impl Housekeeper {
                 }
             } else if self.session.link.now().is_some() {
                 // Without a daemon nobody would take the spans, and the pool can still use them.
-                if self.trim(&pool, Trim::idle()) {
-                    self.check_within(IDLE_CHECK);
-                }
+                let trim = self.trim(&pool, Trim::idle(keep_bytes));
+                keep_bytes = trim.keep_bytes;
+                again |= trim.again;
+                seen.push(trim.seen);
             }
+        }
+        // A client that holds blocks and does nothing is looked at ever more rarely.
+        let is_quiet = seen == self.seen;
+        self.idle_check = match is_quiet {
+            true => (2 * self.idle_check).min(MAX_IDLE_CHECK),
+            false => IDLE_CHECK,
+        };
+        self.seen = seen;
+        if again {
+            self.check_within(self.idle_check);
         }
         let mut gone = Vec::new();
         lock(&self.session.arena_pools).retain(|&(id, _), pool| {
@@ -261,18 +294,32 @@ impl Housekeeper {
         }
     }
 
-    /// Returns whether a later look may find more.
-    fn trim(&mut self, pool: &Arc<PoolCore>, trim: Trim) -> bool {
-        let trim = pool.trim(trim);
-        if !trim.leases.is_empty() {
+    /// Gives back what a walk finds.
+    fn trim(&mut self, pool: &Arc<PoolCore>, trim: Trim) -> Trim {
+        let mut trim = pool.trim(trim);
+        let leases = std::mem::take(&mut trim.leases);
+        if !leases.is_empty() {
             let pool = Arc::clone(pool);
             self.calls.spawn(async move {
-                if let Err(error) = pool.return_spans(trim.leases).await {
+                if let Err(error) = pool.return_spans(leases).await {
                     tracing::debug!(%error, "spans were not returned");
                 }
             });
         }
-        trim.again
+        trim
+    }
+
+    /// Leases for a heap before it has run out.
+    fn prefetch(&mut self, pool_id: PoolId, class: SizeClass, home: &'static HeapAgent) {
+        let key = (pool_id, Access::ReadWrite);
+        let Some(pool) = lock(&self.session.pools).get(&key).map(Arc::clone) else {
+            return;
+        };
+        self.calls.spawn(async move {
+            if let Err(error) = pool.prefetch(class, home).await {
+                tracing::debug!(%error, "nothing was leased ahead");
+            }
+        });
     }
 
     /// Unmaps a pool that nobody uses and that has no block; returns whether it did.

@@ -210,7 +210,7 @@ async fn resume(session: &Session) -> Result<(Arc<Connection>, Incoming), Error>
 }
 
 /// Returns a part of a pause, at random.
-fn random_part(of: Duration) -> Duration {
+pub(crate) fn random_part(of: Duration) -> Duration {
     let millionths = u32::try_from(random() % 1_000_000).unwrap_or_default();
     of * millionths / 1_000_000
 }

@@ -22,13 +22,16 @@ mod tests;
 /// idle.
 const FIRST_SPANS: usize = 8;
 const GROWTH_DIVISOR: usize = 8;
-/// An idle walk leaves to a class as many empty spans as an eighth of what it has, and at least
-/// one: with blocks that come and go at random the number of spans in use wanders by about that
-/// much, and to return a span only to lease it again costs two calls and its pages twice.
-const SLACK_DIVISOR: usize = 8;
 /// The most bytes of one lease: what a stopped client keeps from others is at most this much more
 /// than what it uses.
 const MAX_LEASE_BYTES: u64 = 32 << 20;
+/// How many walks in a row must find a span without a block before it goes back, unless the client
+/// keeps too much: a program that uses now a block more of a class, and now a block less, would
+/// lease and return a span each time.
+const RIPE_WALKS: u8 = 3;
+/// Spans that a class has when it begins to lease the next before it has run out: below that it is
+/// not known to grow.
+const PREFETCH_SPANS: usize = 4;
 /// Spans looked at in one turn, some 50 ns each: an alloc of the heap's thread waits that long at
 /// most.
 const SPANS_PER_SLICE: usize = 64;
@@ -58,6 +61,8 @@ pub(crate) struct LocalHeap {
 struct ClassSpans {
     /// By index, which is half of their key. Without the current one, and with gaps.
     spans: Vec<Option<BoundSpan>>,
+    /// By index: how many walks in a row have found the span without a block.
+    empty_walks: Vec<u8>,
     gaps: Vec<u32>,
     /// The index of the current one, if there is one.
     current: u32,
@@ -74,21 +79,36 @@ pub(crate) struct Trim {
     /// Whether a later walk may find more.
     pub(crate) again: bool,
     pub(crate) everything: bool,
+    /// Bytes of spans without a block that may still be kept.
+    pub(crate) keep_bytes: u64,
+    /// What was seen: a later walk that sees the same comes after nothing has happened, most
+    /// likely.
+    pub(crate) seen: Seen,
     class: usize,
     span: usize,
-    kept: usize,
+    kept: bool,
+}
+
+/// What a walk has seen.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Seen {
+    spans: u64,
+    free_blocks: u64,
 }
 
 impl Trim {
-    /// Leaves some empty spans to each class, and a few large ones, for the next alloc.
-    pub(crate) fn idle() -> Self {
+    /// Leaves an empty span to each class, and those that were in use not long ago: `keep_bytes` in
+    /// all.
+    pub(crate) fn idle(keep_bytes: u64) -> Self {
         Self {
             leases: Vec::new(),
             again: false,
             everything: false,
+            keep_bytes,
+            seen: Seen::default(),
             class: 0,
             span: 0,
-            kept: 0,
+            kept: false,
         }
     }
 
@@ -96,13 +116,22 @@ impl Trim {
     pub(crate) fn everything() -> Self {
         Self {
             everything: true,
-            ..Self::idle()
+            ..Self::idle(0)
         }
+    }
+
+    /// Returns whether a span without a block may be kept.
+    fn keep(&mut self, bytes: u64) -> bool {
+        if self.everything || bytes > self.keep_bytes {
+            return false;
+        }
+        self.keep_bytes -= bytes;
+        true
     }
 
     /// Begins again at the first class, for another heap. What was found stays.
     pub(crate) fn restart(&mut self) {
-        (self.class, self.span, self.kept) = (0, 0, 0);
+        (self.class, self.span, self.kept) = (0, 0, false);
     }
 }
 
@@ -172,11 +201,27 @@ impl LocalHeap {
         let spans = &mut self.classes[class];
         let index = spans.gaps.pop().unwrap_or_else(|| {
             spans.spans.push(None);
+            spans.empty_walks.push(0);
             u32::try_from(spans.spans.len() - 1).expect("a pool has fewer than 2^32 pages")
         });
         let span = BoundSpan::bind(span, right, key(class, index));
         spans.spans[index as usize] = Some(span);
+        spans.empty_walks[index as usize] = 0;
         spans.available.push_back(index);
+    }
+
+    /// Returns whether a class grows, and has begun with the last span that it has.
+    pub(crate) fn runs_dry(&self, right: Right<'_>, class: SizeClass) -> bool {
+        let index = usize::from(class.index());
+        let spans = &self.classes[index];
+        // A span that was full before is one of those that come back when their blocks are freed.
+        let is_fresh = |span: &BoundSpan| {
+            let lease = span.lease();
+            span.free_count(right) + 1 >= lease.class.slots(lease.pages)
+        };
+        spans.available.is_empty()
+            && spans.count() >= PREFETCH_SPANS
+            && self.current[index].as_ref().is_some_and(is_fresh)
     }
 
     /// Takes out a span of a class that has a free block, for another heap.
@@ -223,7 +268,7 @@ impl LocalHeap {
             }
             trim.class += 1;
             trim.span = 0;
-            trim.kept = 0;
+            trim.kept = false;
         }
         true
     }
@@ -324,18 +369,24 @@ impl ClassSpans {
     }
 
     fn trim_one(&mut self, right: Right<'_>, trim: &mut Trim) {
-        let slack = (self.count() / SLACK_DIVISOR).max(1);
         let place = &mut self.spans[trim.span];
         let Some(span) = place else {
             return;
         };
         span.collect(right, trim.everything);
+        trim.seen.spans += 1;
+        trim.seen.free_blocks += u64::from(span.free_count(right));
+        let empty_walks = &mut self.empty_walks[trim.span];
         if !span.is_empty(right) {
+            *empty_walks = 0;
             trim.again = true;
             return;
         }
-        if !trim.everything && trim.kept < slack {
-            trim.kept += 1;
+        *empty_walks = empty_walks.saturating_add(1);
+        let bytes = span.lease().pages.bytes();
+        let is_first = !std::mem::replace(&mut trim.kept, true);
+        if (is_first || *empty_walks < RIPE_WALKS) && trim.keep(bytes) {
+            trim.again |= !is_first;
             return;
         }
         let index = u32::try_from(trim.span).expect("indices have 32 bits");

@@ -15,6 +15,7 @@ mod alloc;
 mod core;
 mod exchange;
 mod heaps;
+mod leases;
 mod names;
 
 pub(crate) use self::core::PoolCore;
@@ -126,7 +127,7 @@ impl Pool {
         self.core
             .session
             .run(move |session| async move {
-                core.return_idle().await?;
+                core.arc().return_idle().await?;
                 let request = v1::PurgePoolRequest::from(PurgePool {
                     name: core.info.name.clone(),
                 });

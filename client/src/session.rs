@@ -56,6 +56,8 @@ pub(crate) struct Session {
     pub(crate) request_ids: RequestIds,
     /// How long a call waits for the daemon.
     pub(crate) deadline: Duration,
+    /// Bytes of spans without a block that the client may keep, in all pools.
+    pub(crate) max_idle_bytes: u64,
 }
 
 /// How a session is to be.
@@ -64,6 +66,7 @@ pub(crate) struct Settings {
     pub(crate) socket: PathBuf,
     pub(crate) label: Label,
     pub(crate) call_deadline: Duration,
+    pub(crate) max_idle_bytes: u64,
 }
 
 impl Session {
@@ -79,6 +82,7 @@ impl Session {
             socket,
             label,
             call_deadline,
+            max_idle_bytes,
         } = settings;
         let (opened, connection, incoming) = link::open(&socket, label, call_deadline).await?;
         // Beside the socket that was reached, and not where the daemon sees it: the two differ
@@ -104,6 +108,7 @@ impl Session {
             users: AtomicUsize::new(0),
             request_ids: RequestIds::default(),
             deadline: call_deadline,
+            max_idle_bytes,
         });
         let user = InUse::new(Arc::clone(&session));
         let link = tokio::spawn(link::keep_up(Arc::clone(&session), connection, incoming));

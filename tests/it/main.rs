@@ -8,6 +8,7 @@ mod arenas;
 mod backings;
 mod campaign;
 mod complaints;
+mod crowd;
 mod death;
 mod errors;
 mod hand_over;

@@ -48,6 +48,11 @@ impl ClientBuilder {
         Self(self.0.call_deadline(deadline))
     }
 
+    /// As [`crate::ClientBuilder::max_idle_bytes`].
+    pub fn max_idle_bytes(self, bytes: u64) -> Self {
+        Self(self.0.max_idle_bytes(bytes))
+    }
+
     /// As [`crate::ClientBuilder::connect`].
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use goumem_alloc::{PageCount, SessionNumber, SizeClass};
 use goumem_shm::leased_span::SpanLease;
 use goumem_shm::{LeasedSpan, PoolMemory, RawBlock};
 
-use super::{Trim, is_aligned, shared_count};
+use super::{RIPE_WALKS, Trim, is_aligned, shared_count};
 
 /// The most spans kept, and the most bytes in them: enough for a loop over a few buffers of a
 /// video frame or a tensor, and little beside what such a program uses.
@@ -16,8 +16,9 @@ const MAX_IDLE_BYTES: u64 = 64 << 20;
 const MAX_EXCESS_DIVISOR: u32 = 4;
 
 /// The large spans of a pool.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct LargeSpans {
+    max_idle_bytes: u64,
     /// Last seen with a living block.
     busy: Vec<LeasedSpan>,
     /// Without one, the oldest first.
@@ -29,11 +30,21 @@ pub(crate) struct LargeSpans {
 #[derive(Debug)]
 struct Idle {
     span: LeasedSpan,
-    /// A walk has come by since.
-    seen: bool,
+    /// How many walks have come by since.
+    walks: u8,
 }
 
 impl LargeSpans {
+    /// Returns none, of which at most so many bytes will be kept idle.
+    pub(crate) fn new(max_idle_bytes: u64) -> Self {
+        Self {
+            max_idle_bytes: max_idle_bytes.min(MAX_IDLE_BYTES),
+            busy: Vec::new(),
+            idle: Vec::new(),
+            surplus: Vec::new(),
+        }
+    }
+
     /// Adds a span, whose block is in use.
     pub(crate) fn add(&mut self, span: LeasedSpan) {
         self.busy.push(span);
@@ -75,12 +86,12 @@ impl LargeSpans {
             span.collect(thorough);
             if span.is_empty() {
                 let span = self.busy.swap_remove(index);
-                self.idle.push(Idle { span, seen: false });
+                self.idle.push(Idle { span, walks: 0 });
             } else {
                 index += 1;
             }
         }
-        while self.idle.len() > MAX_IDLE_SPANS || self.idle_bytes() > MAX_IDLE_BYTES {
+        while self.idle.len() > MAX_IDLE_SPANS || self.idle_bytes() > self.max_idle_bytes {
             self.give_up(0);
         }
     }
@@ -90,14 +101,15 @@ impl LargeSpans {
         self.collect(trim.everything);
         let mut index = 0;
         while index < self.idle.len() {
-            if trim.everything || self.idle[index].seen {
-                self.give_up(index);
-            } else {
-                // Unless it is used until the next walk, it goes then.
-                self.idle[index].seen = true;
+            let idle = &mut self.idle[index];
+            idle.walks += 1;
+            if idle.walks <= RIPE_WALKS && trim.keep(idle.span.lease().pages.bytes()) {
                 index += 1;
+            } else {
+                self.give_up(index);
             }
         }
+        trim.seen.spans += (self.busy.len() + self.idle.len()) as u64;
         trim.leases.append(&mut self.surplus);
         trim.again |= !self.busy.is_empty() || !self.idle.is_empty();
     }

@@ -117,7 +117,11 @@ fn an_idle_walk_leaves_one_empty_span_of_a_class_and_a_thorough_one_none() {
     heap.add(&pool, middle, 2);
     let block = heap.alloc(small).unwrap();
 
-    let idle = heap.trimmed(Trim::idle());
+    for _ in 1..RIPE_WALKS {
+        let idle = heap.trimmed(Trim::idle(u64::MAX));
+        assert!(idle.leases.is_empty(), "they were in use not long ago");
+    }
+    let idle = heap.trimmed(Trim::idle(u64::MAX));
     assert_eq!(idle.leases.len(), 2);
     assert!(idle.again, "a span has a living block");
     assert_eq!(heap.owned_count(&pool), 1);
@@ -132,19 +136,76 @@ fn an_idle_walk_leaves_one_empty_span_of_a_class_and_a_thorough_one_none() {
 }
 
 #[test]
-fn an_idle_walk_leaves_an_eighth_to_a_large_class() {
-    let (pool, heap) = (TestPool::new(N_PAGES), Heap::new());
-    heap.add(&pool, class_of(64), 80);
-    assert_eq!(heap.trimmed(Trim::idle()).leases.len(), 70);
-    assert_eq!(heap.trimmed(Trim::everything()).leases.len(), 10);
-}
-
-#[test]
 fn a_heap_with_nothing_but_one_empty_span_needs_no_further_walk() {
     let (pool, heap) = (TestPool::new(N_PAGES), Heap::new());
     heap.add(&pool, class_of(64), 1);
-    let idle = heap.trimmed(Trim::idle());
+    let idle = heap.trimmed(Trim::idle(u64::MAX));
     assert!(idle.leases.is_empty() && !idle.again);
+}
+
+#[test]
+fn an_idle_walk_leaves_no_more_than_it_is_told() {
+    let (pool, heap) = (TestPool::new(N_PAGES), Heap::new());
+    let page = PageCount::ONE.bytes();
+    heap.add(&pool, class_of(64), 4);
+    heap.add(&pool, class_of(128), 4);
+    let idle = heap.trimmed(Trim::idle(5 * page));
+    assert_eq!((idle.leases.len(), idle.keep_bytes), (3, 0));
+    assert!(idle.again, "more of them will be ripe");
+    // Those that every class may keep, and one that may not.
+    let idle = heap.trimmed(Trim::idle(page));
+    assert_eq!(idle.leases.len(), 4);
+    assert_eq!(heap.trimmed(Trim::idle(page - 1)).leases.len(), 1);
+    assert!(heap.is_empty());
+}
+
+#[test]
+fn a_span_that_is_used_again_has_to_ripen_again() {
+    let (pool, heap) = (TestPool::new(N_PAGES), Heap::new());
+    let class = class_of(1 << 20);
+    assert_eq!(class.slots(class.span_pages()), 1, "each block is a span");
+    heap.add(&pool, class, 2);
+    for _ in 0..2 * RIPE_WALKS {
+        let blocks = [heap.alloc(class).unwrap(), heap.alloc(class).unwrap()];
+        assert!(heap.trimmed(Trim::idle(u64::MAX)).leases.is_empty());
+        drop(blocks);
+        assert!(heap.trimmed(Trim::idle(u64::MAX)).leases.is_empty());
+    }
+}
+
+#[test]
+fn a_walk_sees_whether_anything_has_happened() {
+    let (pool, heap) = (TestPool::new(N_PAGES), Heap::new());
+    heap.add(&pool, class_of(64), 2);
+    let walk = || heap.trimmed(Trim::idle(u64::MAX)).seen;
+    let block = heap.alloc(class_of(64)).unwrap();
+    let first = walk();
+    assert_eq!(walk(), first);
+    drop(block);
+    assert_ne!(walk(), first);
+}
+
+#[test]
+fn a_growing_class_runs_dry_with_its_last_fresh_span() {
+    let (pool, heap) = (TestPool::new(N_PAGES), Heap::new());
+    let class = class_of(8192);
+    let runs_dry = |heap: &Heap| heap.work(|local, right| local.runs_dry(right, class));
+    heap.add(&pool, class, 1);
+    let mut blocks = vec![heap.alloc(class).unwrap()];
+    assert!(!runs_dry(&heap), "one span is no growth");
+    heap.add(&pool, class, u32::try_from(PREFETCH_SPANS).unwrap() - 1);
+    for _ in 0..8 * PREFETCH_SPANS - 8 {
+        assert!(!runs_dry(&heap), "there are others");
+        blocks.push(heap.alloc(class).unwrap());
+    }
+    assert!(runs_dry(&heap), "the last has been begun");
+    blocks.push(heap.alloc(class).unwrap());
+    assert!(!runs_dry(&heap), "once only");
+    // Full, and then freed here and there: it does not grow.
+    blocks.extend(std::iter::from_fn(|| heap.alloc(class)));
+    drop(blocks.split_off(30));
+    blocks.push(heap.alloc(class).unwrap());
+    assert!(!runs_dry(&heap));
 }
 
 #[test]
@@ -164,7 +225,7 @@ fn a_walk_through_many_spans_goes_in_slices() {
 
 #[test]
 fn a_freed_large_span_serves_the_next_block_of_about_its_size() {
-    let (pool, mut heap) = (TestPool::new(N_PAGES), LargeSpans::default());
+    let (pool, mut heap) = (TestPool::new(N_PAGES), LargeSpans::new(u64::MAX));
     let (class, align) = (SizeClass::LARGE_COLOURED, PageCount::ONE);
     let mut span = pool.lease(class, PageCount::new(20));
     let block = span.alloc().unwrap();
@@ -187,21 +248,29 @@ fn a_freed_large_span_serves_the_next_block_of_about_its_size() {
 }
 
 #[test]
-fn large_spans_are_kept_within_bounds_and_for_one_walk() {
-    let (pool, mut heap) = (TestPool::new(N_PAGES), LargeSpans::default());
+fn large_spans_are_kept_within_bounds_and_for_a_few_walks() {
+    let (pool, mut heap) = (TestPool::new(N_PAGES), LargeSpans::new(u64::MAX));
     for _ in 0..6 {
         let mut span = pool.lease(SizeClass::LARGE, PageCount::new(20));
         drop(span.alloc().unwrap());
         heap.add(span);
     }
-    let mut first = Trim::idle();
+    let mut first = Trim::idle(u64::MAX);
     heap.trim(&mut first);
     assert_eq!(first.leases.len(), 2, "four stay");
     assert!(first.again);
-    let mut second = Trim::idle();
+    let mut second = Trim::idle(PageCount::new(60).bytes());
     heap.trim(&mut second);
-    assert_eq!(second.leases.len(), 4);
-    assert!(!second.again && heap.is_empty());
+    assert_eq!((second.leases.len(), second.keep_bytes), (1, 0));
+    for _ in 2..RIPE_WALKS {
+        let mut walk = Trim::idle(u64::MAX);
+        heap.trim(&mut walk);
+        assert!(walk.leases.is_empty() && walk.again);
+    }
+    let mut last = Trim::idle(u64::MAX);
+    heap.trim(&mut last);
+    assert_eq!(last.leases.len(), 3);
+    assert!(!last.again && heap.is_empty());
 }
 
 #[test]

@@ -34,6 +34,15 @@ impl Want {
         }
     }
 
+    /// What blocks of a class are.
+    pub(crate) const fn class(class: SizeClass) -> Self {
+        Self {
+            placement: Placement::Class(class),
+            size_bytes: 0,
+            align_bytes: 1,
+        }
+    }
+
     /// The class of a sized type is a constant.
     #[inline]
     const fn sized<T>() -> Result<Self, goumem_alloc::LayoutError> {

@@ -1,49 +1,33 @@
-//! What all users of a mapped pool share: its memory, its heaps, and how spans come and go.
+//! What all users of a mapped pool share: its memory and its heaps. How spans come and go is in
+//! `leases.rs`.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use goumem_alloc::{Handle, Placement, PoolId, SizeClass};
-use goumem_proto::model::{Lease, PoolInfo, ProtocolError, ReturnSpans, SpanInfo, SpanSpec};
-use goumem_proto::reason::Reason;
-use goumem_proto::v1::control_request::Call;
-use goumem_proto::{model, v1};
-use goumem_shm::leased_span::SpanLease;
+use goumem_proto::model::PoolInfo;
 use goumem_shm::os::{Access, fork};
-use goumem_shm::page_map::SpanEpoch;
 use goumem_shm::shape::Shape;
-use goumem_shm::{AccessError, LeasedSpan, PoolMemory, RawBlock, TakenBlocks};
-use tokio::time::sleep;
+use goumem_shm::{AccessError, PoolMemory, RawBlock, TakenBlocks};
 
 use crate::error::{AllocError, Error};
 use crate::housekeeper::Chore;
 use crate::in_use::{CountsUsers, InUse};
-use crate::local_heap::{HeapAgent, Trim};
+use crate::local_heap::Trim;
 use crate::pool::alloc::Want;
 use crate::pool::heaps::Heaps;
 use crate::session::Session;
-
-/// How often a lease is repeated that brought only full spans: abandoned ones come with whatever
-/// lives in them.
-const MAX_LEASES: u32 = 64;
-
-/// How long others get to give back what they do not use. Who runs does so within a millisecond;
-/// who does not has no thread to do it with, and need not be waited for.
-const PAUSES_FOR_OTHERS: [Duration; 3] = [
-    Duration::from_millis(1),
-    Duration::from_millis(5),
-    Duration::from_millis(20),
-];
 
 /// A mapped pool.
 pub(crate) struct PoolCore {
     pub(crate) session: Arc<Session>,
     pub(crate) info: PoolInfo,
     pub(crate) memory: Arc<PoolMemory>,
-    heaps: Heaps,
+    pub(super) heaps: Heaps,
     /// One lease at a time for each class: who waited finds what the other leased.
-    leases: Box<[tokio::sync::Mutex<()>]>,
+    pub(super) leases: Box<[tokio::sync::Mutex<()>]>,
+    /// The last lease was refused for want of room: nothing is leased ahead then.
+    pub(super) is_full: AtomicBool,
     taken: Option<TakenBlocks>,
     /// Adopted blocks that are alive: they lie in spans of others.
     adopted: AtomicUsize,
@@ -62,13 +46,15 @@ impl PoolCore {
         } else {
             (None, Some(AllocError::ReadOnly))
         };
+        let max_idle_bytes = session.max_idle_bytes;
         let core = Arc::new(Self {
             session,
             info,
-            heaps: Heaps::new(refuses),
+            heaps: Heaps::new(refuses, max_idle_bytes),
             leases: SizeClass::all()
                 .map(|_| tokio::sync::Mutex::new(()))
                 .collect(),
+            is_full: AtomicBool::new(false),
             taken,
             adopted: AtomicUsize::new(0),
             users: AtomicUsize::new(0),
@@ -123,7 +109,16 @@ impl PoolCore {
         if fork::in_child_of_init() {
             return Err(AllocError::Forked);
         }
-        self.heaps.alloc_elsewhere(want)
+        let (block, runs_dry) = self.heaps.alloc_elsewhere(want)?;
+        if let (Some(home), Placement::Class(class)) = (runs_dry, want.placement) {
+            let pool_id = self.info.pool_id;
+            self.session.queue(Chore::Prefetch {
+                pool_id,
+                class,
+                home,
+            });
+        }
+        Ok(block)
     }
 
     /// Takes a block, after leasing spans if it must.
@@ -137,132 +132,8 @@ impl PoolCore {
         // A user while it runs, so that the pool is not unmapped when its caller loses interest.
         let user = pool.clone();
         pool.session
-            .run(|_| async move { user.lease_for(want, home).await })
+            .run(|_| async move { user.arc().lease_for(want, home).await })
             .await
-    }
-
-    async fn lease_for(&self, want: Want, home: &'static HeapAgent) -> Result<RawBlock, Error> {
-        let Placement::Class(class) = want.placement else {
-            let spec = SpanSpec::Large {
-                size_bytes: want.size_bytes,
-                align_bytes: want.align_bytes,
-            };
-            let block = self.lease(&want, spec, 1, home).await?;
-            return block.ok_or_else(|| AllocError::NeedsSpan.into());
-        };
-        let _turn = self.leases[usize::from(class.index())].lock().await;
-        for _ in 0..MAX_LEASES {
-            if let Some(block) = self.heaps.alloc_in(home, class) {
-                return Ok(block);
-            }
-            let count = self.heaps.wanted(home, class);
-            let spec = SpanSpec::Class(class);
-            if let Some(block) = self.lease(&want, spec, count, home).await? {
-                return Ok(block);
-            }
-        }
-        Err(AllocError::NeedsSpan.into())
-    }
-
-    /// Leases spans into a heap, and takes the first block of them before anybody else can.
-    async fn lease(
-        &self,
-        want: &Want,
-        spec: SpanSpec,
-        count: u32,
-        home: &'static HeapAgent,
-    ) -> Result<Option<RawBlock>, Error> {
-        let spans = self.insist_on_lease(spec, count).await?;
-        let mut block = None;
-        let mut leased = Vec::with_capacity(spans.len());
-        for span in spans {
-            let mut span = self.attach(want, span)?;
-            if block.is_none() {
-                block = span.alloc();
-            }
-            leased.push(span);
-        }
-        // If it is refused the session ends: the block must not outlive it.
-        self.heaps.add(home, leased)?;
-        self.session.queue(Chore::Watch);
-        Ok(block)
-    }
-
-    fn attach(&self, want: &Want, span: SpanInfo) -> Result<LeasedSpan, Error> {
-        if !want.fits(&span) {
-            let class = span.size_class.index();
-            let why = "blocks of this span are not as asked for";
-            return Err(ProtocolError::invalid("size_class", class, why).into());
-        }
-        let bad_epoch = || ProtocolError::invalid("epoch", span.epoch, "epochs have 12 bits");
-        let lease = SpanLease {
-            first_page: span.first_page,
-            pages: span.pages,
-            class: span.size_class,
-            epoch: SpanEpoch::new(span.epoch.into()).ok_or_else(bad_epoch)?,
-        };
-        // One call maps the whole span, at a fifth of what its first touches would cost one by
-        // one. Best effort: a page that is not mapped now is mapped by its touch.
-        let start = self.memory.geometry().page_offset(lease.first_page).get();
-        let _ = self
-            .memory
-            .data()
-            .prefault_write(start..start + lease.pages.bytes());
-        let number = self.session.number;
-        Ok(LeasedSpan::attach(
-            &self.memory,
-            lease,
-            number,
-            span.survivors,
-        )?)
-    }
-
-    /// Asks for spans, also when none are free at first: this client's own idle spans, of other
-    /// classes, may be what is missing, or those of others, whom the daemon has asked to give
-    /// them back.
-    async fn insist_on_lease(&self, spec: SpanSpec, count: u32) -> Result<Vec<SpanInfo>, Error> {
-        for pause in PAUSES_FOR_OTHERS {
-            let error = match self.call_lease(spec, count).await {
-                Err(error @ Error::Exhausted { .. }) => error,
-                outcome => return outcome,
-            };
-            if self.return_idle().await? > 0 {
-                continue;
-            }
-            match error {
-                Error::Exhausted {
-                    reason: Reason::QuotaExceeded,
-                    ..
-                } => return Err(error),
-                Error::Exhausted {
-                    requested_bytes: Some(bytes),
-                    ..
-                } if bytes > self.info.max_capacity_bytes => {
-                    return Err(error);
-                }
-                _ => sleep(pause).await,
-            }
-        }
-        self.call_lease(spec, count).await
-    }
-
-    async fn call_lease(&self, spec: SpanSpec, count: u32) -> Result<Vec<SpanInfo>, Error> {
-        let pool_id = self.info.pool_id;
-        let call = |request_id| {
-            let lease = Lease {
-                pool_id,
-                spec,
-                count,
-                request_id: model::RequestId::new(request_id),
-            };
-            Call::Lease(lease.into())
-        };
-        let reply: v1::LeaseReply = self
-            .session
-            .control(call)
-            .await
-            .map_err(|error| self.name_loss(error))?;
-        Ok(Vec::try_from(reply)?)
     }
 
     /// Says what an error means for this pool.
@@ -273,41 +144,6 @@ impl PoolCore {
     /// Walks through the heaps for spans to give back.
     pub(crate) fn trim(&self, trim: Trim) -> Trim {
         self.heaps.trim(trim)
-    }
-
-    /// Returns every idle span to the daemon; returns how many there were.
-    pub(crate) async fn return_idle(&self) -> Result<usize, Error> {
-        let leases = self.trim(Trim::everything()).leases;
-        let n = leases.len();
-        self.return_spans(leases).await?;
-        Ok(n)
-    }
-
-    /// Returns spans that are in no heap any more.
-    pub(crate) async fn return_spans(&self, leases: Vec<SpanLease>) -> Result<(), Error> {
-        for leases in leases.chunks(model::MAX_CALL_SPANS) {
-            let spans: Vec<_> = leases
-                .iter()
-                .map(|lease| SpanInfo {
-                    first_page: lease.first_page,
-                    pages: lease.pages,
-                    size_class: lease.class,
-                    epoch: lease.epoch.get(),
-                    survivors: false,
-                })
-                .collect();
-            let pool_id = self.info.pool_id;
-            let call = |request_id| {
-                let returned = ReturnSpans {
-                    pool_id,
-                    spans: spans.clone(),
-                    request_id: model::RequestId::new(request_id),
-                };
-                Call::ReturnSpans(returned.into())
-            };
-            let _: v1::ReturnSpansReply = self.session.control(call).await?;
-        }
-        Ok(())
     }
 
     /// Takes the block that a handle names, for this session alone.

@@ -36,18 +36,18 @@ struct SharedHeaps {
 }
 
 impl Heaps {
-    pub(super) fn new(refuses: Option<AllocError>) -> Self {
-        Self::with_number(PoolNumber::take(), refuses)
+    pub(super) fn new(refuses: Option<AllocError>, max_idle_bytes: u64) -> Self {
+        Self::with_number(PoolNumber::take(), refuses, max_idle_bytes)
     }
 
-    fn with_number(number: PoolNumber, refuses: Option<AllocError>) -> Self {
+    fn with_number(number: PoolNumber, refuses: Option<AllocError>, max_idle_bytes: u64) -> Self {
         Self {
             number,
             key: NEXT_KEY.fetch_add(1, Ordering::Relaxed),
             shared: Mutex::new(SharedHeaps {
                 refuses,
                 heaps: Vec::new(),
-                large: LargeSpans::default(),
+                large: LargeSpans::new(max_idle_bytes),
             }),
         }
     }
@@ -65,9 +65,12 @@ impl Heaps {
     }
 
     /// Takes a block that is at hand anywhere in this process, but for the heaps of other threads
-    /// that are alive.
+    /// that are alive. Returns the thread's heap with it if that is about to run out of the class.
     #[cold]
-    pub(super) fn alloc_elsewhere(&self, want: &Want) -> Result<RawBlock, AllocError> {
+    pub(super) fn alloc_elsewhere(
+        &self,
+        want: &Want,
+    ) -> Result<(RawBlock, Option<&'static HeapAgent>), AllocError> {
         let class = match want.placement {
             Placement::Class(class) => class,
             Placement::Large {
@@ -80,28 +83,34 @@ impl Heaps {
                     return Err(refusal);
                 }
                 let block = shared.large.alloc(class, pages, align_pages);
-                return block.ok_or(AllocError::NeedsSpan);
+                return block
+                    .map(|block| (block, None))
+                    .ok_or(AllocError::NeedsSpan);
             }
         };
         let home = self.home()?;
-        if let Some(block) = self.alloc_in(home, class) {
-            return Ok(block);
+        if let Some((block, runs_dry)) = self.alloc_in(home, class) {
+            return Ok((block, runs_dry.then_some(home)));
         }
         let span = self.take_from_ended(home, class);
         let span = span.ok_or(AllocError::NeedsSpan)?;
         self.add(home, vec![span])?;
-        self.alloc_in(home, class).ok_or(AllocError::NeedsSpan)
+        let found = self.alloc_in(home, class);
+        found
+            .map(|(block, _)| (block, None))
+            .ok_or(AllocError::NeedsSpan)
     }
 
-    /// Takes a block of a class from one heap.
-    pub(super) fn alloc_in(&self, heap: &HeapAgent, class: SizeClass) -> Option<RawBlock> {
+    /// Takes a block of a class from one heap. Returns whether that is about to run out of the
+    /// class.
+    pub(super) fn alloc_in(&self, heap: &HeapAgent, class: SizeClass) -> Option<(RawBlock, bool)> {
         let mut claim = heap.claim();
         let (heap, right) = claim.split();
-        if heap.gate == self.key {
-            heap.alloc_elsewhere(right, class)
-        } else {
-            None
+        if heap.gate != self.key {
+            return None;
         }
+        let block = heap.alloc_elsewhere(right, class)?;
+        Some((block, heap.runs_dry(right, class)))
     }
 
     /// Returns the calling thread's heap in this pool, which it now has if it had none. A thread

@@ -25,6 +25,25 @@ fn idle_spans_go_back_to_the_daemon_by_themselves() {
 }
 
 #[test]
+fn a_growing_pool_of_blocks_is_leased_ahead_of_its_use() {
+    let client = Client::embedded().unwrap();
+    let pool = client.create_pool("p", PoolOptions::new(64 * MIB)).unwrap();
+    // 16 to a span. From the fourth span on there is always another one, or comes by itself.
+    let mut blocks: Vec<_> = (0..5 * 16)
+        .map(|_| pool.alloc::<[u8; 4096]>().unwrap())
+        .collect();
+    while blocks.len() < 100 * 16 {
+        eventually("a block without a call of ours", || {
+            blocks.extend(pool.try_alloc::<[u8; 4096]>());
+            pool.try_alloc::<[u8; 4096]>().is_ok()
+        });
+    }
+    // At most an eighth more than is used, and what was begun.
+    let spans = pool.stat().unwrap().leased_bytes / (64 << 10);
+    assert!((100..=125).contains(&spans), "{spans}");
+}
+
+#[test]
 fn a_full_pool_makes_others_give_back_what_they_do_not_use() {
     let host = Client::embedded().unwrap();
     let client = guest(&host);

@@ -14,7 +14,7 @@ struct Pool {
 
 impl Pool {
     fn new() -> Self {
-        Self::with_heaps(Heaps::new(None))
+        Self::with_heaps(Heaps::new(None, u64::MAX))
     }
 
     fn with_heaps(heaps: Heaps) -> Self {
@@ -37,7 +37,10 @@ impl Pool {
             panic!("not a class: {want:?}");
         };
         let at_hand = self.heaps.alloc(class);
-        at_hand.map_or_else(|| self.heaps.alloc_elsewhere(want), Ok)
+        at_hand.map_or_else(
+            || self.heaps.alloc_elsewhere(want).map(|(block, _)| block),
+            Ok,
+        )
     }
 
     fn owned(&self) -> u64 {
@@ -148,7 +151,7 @@ fn a_heap_leaves_its_pool_empty_and_serves_the_next() {
 #[test]
 fn threads_without_room_for_a_heap_share_one() {
     // As in a 65th pool.
-    let crowded = Pool::with_heaps(Heaps::with_number(PoolNumber::none(), None));
+    let crowded = Pool::with_heaps(Heaps::with_number(PoolNumber::none(), None, u64::MAX));
     crowded.lease_for_this_thread(&want());
     let block = crowded.alloc(&want()).unwrap();
     thread::scope(|scope| {
