@@ -27,7 +27,6 @@ pub(crate) const ROLE: &str = "bump";
 
 /// Bumps of each process in a round.
 const BUMPS: u32 = 500_000;
-const ARENA_BYTES: u64 = 2 * BUMPS as u64 * size_of::<Unit>() as u64;
 const POOL: &str = "bench";
 /// The name of the arena with the word, and of the one to bump.
 const WORD: &str = "word";
@@ -45,7 +44,9 @@ const ARRIVED: usize = LINE_WORDS;
 pub(crate) fn bump(bench: &Bench, effort: Effort) -> anyhow::Result<Line> {
     let daemon = Daemon::start()?;
     let client = daemon.client()?;
-    let pool = client.create_arena_pool(POOL, ArenaPoolOptions::new(2, ARENA_BYTES))?;
+    let bumps = effort.size(BUMPS, BUMPS / 10);
+    let arena_bytes = 2 * u64::from(bumps) * size_of::<Unit>() as u64;
+    let pool = client.create_arena_pool(POOL, ArenaPoolOptions::new(2, arena_bytes))?;
     let mut with_word = pool.try_get()?;
     let word = with_word.alloc::<PlainWords>()?.handle();
     with_word.share(WORD)?;
@@ -58,13 +59,13 @@ pub(crate) fn bump(bench: &Bench, effort: Effort) -> anyhow::Result<Line> {
         arena.share(BUMPED)?;
         let mut workers = workers.borrow_mut();
         workers.round("attach")?;
-        let [a, b] = workers.round("bump")?;
+        let [a, b] = workers.round(&format!("bump {bumps}"))?;
         workers.round("detach")?;
         arena.detach()?;
         Ok(a.max(b))
     });
     let bare = Box::new(|| {
-        let [a, b] = workers.borrow_mut().round("exchange")?;
+        let [a, b] = workers.borrow_mut().round(&format!("exchange {bumps}"))?;
         Ok(a.max(b))
     });
     let medians = alternate(effort, 50, goumem, vec![("exchange_loop", bare)])?;
@@ -87,14 +88,16 @@ pub(crate) fn serve(args: &[OsString]) -> anyhow::Result<Serve> {
     let mut rounds = 0;
     Ok(Box::new(move |line| {
         let words = with_word.resolve::<PlainWords>(word)?.atomics::<Words>()?;
-        match line {
+        let (what, n) = line.split_once(' ').unwrap_or((line, "0"));
+        let n = n.parse()?;
+        match what {
             "attach" => bumped = Some(pool.attach(BUMPED, Access::ReadWrite)?),
             "detach" => drop(bumped.take().map(Arena::detach).transpose()?),
             "bump" => {
                 let arena = bumped.as_ref().context("no arena")?;
                 rounds += 1;
                 meet(&words[ARRIVED], rounds)?;
-                return each_ns(BUMPS, || {
+                return each_ns(n, || {
                     black_box(arena.alloc::<Unit>()?.handle());
                     Ok(())
                 });
@@ -102,7 +105,7 @@ pub(crate) fn serve(args: &[OsString]) -> anyhow::Result<Serve> {
             "exchange" => {
                 rounds += 1;
                 meet(&words[ARRIVED], rounds)?;
-                return each_ns(BUMPS, || {
+                return each_ns(n, || {
                     black_box(advance(&words[EXCHANGED]));
                     Ok(())
                 });

@@ -12,15 +12,20 @@ use crate::suite::Bench;
 use crate::timing::{Effort, Run, alternate, each_ns};
 
 const BYTES: usize = 80_000;
-const COPIES: u32 = 100;
 const OS_PAGE_BYTES: usize = 4096;
+
+/// Copies in a round.
+fn copies(effort: Effort) -> u32 {
+    effort.size(100, 2)
+}
 
 /// Out of a block that others may see, checked: microseconds for each copy.
 pub(crate) fn shared(bench: &Bench, effort: Effort) -> anyhow::Result<Line> {
+    let copies = copies(effort);
     copy_out(bench, effort, |pool| {
         let shared = pool.alloc_slice_from(&[7_u8; BYTES])?.share()?;
         Ok(Box::new(move || {
-            each_us(|| {
+            each_us(copies, || {
                 black_box(shared.read_slice()?);
                 Ok(())
             })
@@ -30,10 +35,11 @@ pub(crate) fn shared(bench: &Bench, effort: Effort) -> anyhow::Result<Line> {
 
 /// Out of a block of one's own, by reference.
 pub(crate) fn private(bench: &Bench, effort: Effort) -> anyhow::Result<Line> {
+    let copies = copies(effort);
     copy_out(bench, effort, |pool| {
         let block = pool.alloc_slice_from(&[7_u8; BYTES])?;
         Ok(Box::new(move || {
-            each_us(|| {
+            each_us(copies, || {
                 black_box(black_box(&*block).to_vec());
                 Ok(())
             })
@@ -53,19 +59,19 @@ fn copy_out(
         effort,
         500,
         prepare(&pool)?,
-        vec![("best_placement", best_placement()?)],
+        vec![("best_placement", best_placement(copies(effort))?)],
     )?;
     Ok(Line::new(bench, "us", medians))
 }
 
 /// Copies between two buffers, at the places in their pages that turned out to be the fastest.
-fn best_placement() -> anyhow::Result<Run<'static>> {
+fn best_placement(copies: u32) -> anyhow::Result<Run<'static>> {
     let from = vec![7_u8; BYTES + 2 * OS_PAGE_BYTES];
     let mut to = from.clone();
     let mut copy = move |from_at: usize, to_at: usize| {
         let from = &from[from_at..from_at + BYTES];
         let to = &mut to[to_at..to_at + BYTES];
-        each_us(|| {
+        each_us(copies, || {
             black_box(&mut *to).copy_from_slice(black_box(from));
             Ok(())
         })
@@ -83,6 +89,6 @@ fn best_placement() -> anyhow::Result<Run<'static>> {
     Ok(Box::new(move || copy(best.1, best.2)))
 }
 
-fn each_us(repeat: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<f64> {
-    Ok(each_ns(COPIES, repeat)? / 1e3)
+fn each_us(n: u32, repeat: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<f64> {
+    Ok(each_ns(n, repeat)? / 1e3)
 }

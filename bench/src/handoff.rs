@@ -69,15 +69,15 @@ impl Work {
 }
 
 pub(crate) fn small(bench: &Bench, effort: Effort) -> anyhow::Result<Line> {
-    handoff(bench, effort, "small", 100_000)
+    handoff(bench, effort, "small", effort.size(100_000, 10_000))
 }
 
 pub(crate) fn large(bench: &Bench, effort: Effort) -> anyhow::Result<Line> {
-    handoff(bench, effort, "large", 2000)
+    handoff(bench, effort, "large", effort.size(2000, 200))
 }
 
 pub(crate) fn large_touch(bench: &Bench, effort: Effort) -> anyhow::Result<Line> {
-    handoff(bench, effort, "large_touch", 100_000)
+    handoff(bench, effort, "large_touch", effort.size(100_000, 10_000))
 }
 
 /// Nanoseconds for each message, until the slower side is done.

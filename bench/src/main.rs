@@ -38,7 +38,7 @@ struct Args {
     /// One JSON object per line instead of a table.
     #[arg(long)]
     json: bool,
-    /// A tenth of the rounds and smaller sizes: to see that everything works, not to quote.
+    /// A hundredth of the rounds, and smaller ones: to see that everything works, not to quote.
     #[arg(long)]
     quick: bool,
     /// goumem without its peers: for a profiler.

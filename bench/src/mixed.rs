@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use goumem::PoolOptions;
 
 use crate::daemon::{Daemon, connect};
@@ -65,14 +65,25 @@ impl<H: Heap> Population<H> {
     }
 }
 
-/// Nanoseconds for each replacement.
-struct Mixed;
+/// So many replacements in a round: nanoseconds for each.
+#[derive(Debug, Clone, Copy)]
+struct Mixed {
+    steps: u32,
+}
+
+impl Mixed {
+    fn new(effort: Effort) -> Self {
+        let steps = effort.size(STEPS, STEPS / 10);
+        Self { steps }
+    }
+}
 
 impl Measure for Mixed {
     fn with<H: Heap>(&self, heap: H) -> anyhow::Result<Run<'static>> {
+        let steps = self.steps;
         let mut population = Population::new(heap)?;
         Ok(Box::new(move || {
-            each_ns(STEPS, || population.replace_one())
+            each_ns(steps, || population.replace_one())
         }))
     }
 }
@@ -81,21 +92,23 @@ pub(crate) fn mixed(bench: &Bench, effort: Effort) -> anyhow::Result<Line> {
     let daemon = Daemon::start()?;
     let client = daemon.client()?;
     let pool = client.create_pool(POOL, PoolOptions::new(POOL_BYTES))?;
+    let mixed = Mixed::new(effort);
     let medians = alternate(
         effort,
         50,
-        Mixed.with(Goumem(pool))?,
-        peers::allocators(&Mixed)?,
+        mixed.with(Goumem(pool))?,
+        peers::allocators(&mixed)?,
     )?;
     Ok(Line::new(bench, "ns", medians))
 }
 
 /// The same in two threads.
-struct InTwoThreads;
+struct InTwoThreads(Mixed);
 
 impl Measure for InTwoThreads {
     fn with<H: Heap>(&self, heap: H) -> anyhow::Result<Run<'static>> {
-        let mut threads = TwoThreads::start(move || Mixed.with(heap.clone()))?;
+        let mixed = self.0;
+        let mut threads = TwoThreads::start(move || mixed.with(heap.clone()))?;
         Ok(Box::new(move || threads.round().map(mean)))
     }
 }
@@ -104,25 +117,33 @@ pub(crate) fn mixed_2p(bench: &Bench, effort: Effort) -> anyhow::Result<Line> {
     let daemon = Daemon::start()?;
     let client = daemon.client()?;
     let _pool = client.create_pool(POOL, PoolOptions::new(POOL_BYTES))?;
-    let args = [daemon.socket().into_os_string()];
+    let mixed = Mixed::new(effort);
+    let args = [
+        daemon.socket().into_os_string(),
+        mixed.steps.to_string().into(),
+    ];
     let mut workers = TwoWorkers([Worker::start(ROLE, &args)?, Worker::start(ROLE, &args)?]);
     let medians: Medians = alternate(
         effort,
         50,
         Box::new(move || workers.round("").map(mean)),
-        peers::allocators(&InTwoThreads)?,
+        peers::allocators(&InTwoThreads(mixed))?,
     )?;
     Ok(Line::new(bench, "ns", medians))
 }
 
-/// Prepares a worker: on the pool of the daemon at the socket.
+/// Prepares a worker: on the pool of the daemon at the socket, with so many replacements in a
+/// round.
 ///
 /// # Errors
 /// Those of connecting and allocating.
 pub(crate) fn serve(args: &[OsString]) -> anyhow::Result<Serve> {
-    let socket = args.first().context("a worker without a socket")?;
+    let [socket, steps] = args else {
+        bail!("not a socket and a number");
+    };
+    let steps = steps.to_str().context("not a number")?.parse()?;
     let client = connect(Path::new(socket))?;
-    let mut run = Mixed.with(Goumem(client.open_pool(POOL)?))?;
+    let mut run = Mixed { steps }.with(Goumem(client.open_pool(POOL)?))?;
     Ok(Box::new(move |_| run()))
 }
 

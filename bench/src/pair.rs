@@ -71,7 +71,7 @@ pub(crate) fn resolve(bench: &Bench, effort: Effort) -> anyhow::Result<Line> {
 pub(crate) fn flat(bench: &Bench, effort: Effort) -> anyhow::Result<Line> {
     let daemon = Daemon::start()?;
     let client = daemon.client()?;
-    let many = effort.size(50_000_000, 500_000);
+    let many = effort.size(50_000_000, 100_000);
     let mut runs = Vec::new();
     for (name, n) in [
         ("live_1e3", 1000),

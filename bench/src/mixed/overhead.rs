@@ -97,7 +97,8 @@ pub(crate) fn overhead(bench: &Bench, effort: Effort) -> anyhow::Result<Line> {
             filled.add()?;
         }
     }
-    let (places, steps) = (filled.live.len(), filled.live.len() * 20);
+    let places = filled.live.len();
+    let steps = effort.size(20, 1) * places;
     for _ in 0..steps {
         filled.replace_one()?;
     }
