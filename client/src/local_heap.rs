@@ -147,9 +147,12 @@ impl LocalHeap {
         }
     }
 
-    /// Takes a block of a class from its current span.
+    /// Takes the block of a class that was freed last, or one from the class's current span.
     #[inline]
     pub(crate) fn alloc(&mut self, right: Right<'_>, class: SizeClass) -> Option<RawBlock> {
+        if let Some(block) = right.take_recent(class) {
+            return Some(block);
+        }
         let current = self.current.get_mut(usize::from(class.index()))?;
         current.as_mut()?.alloc(right)
     }
@@ -163,6 +166,10 @@ impl LocalHeap {
         right: Right<'_>,
         class: SizeClass,
     ) -> Option<RawBlock> {
+        // Somebody may have come by since the heap was found without a block.
+        if let Some(block) = self.alloc(right, class) {
+            return Some(block);
+        }
         let class = usize::from(class.index());
         loop {
             if let Some(current) = self.current[class].as_mut() {

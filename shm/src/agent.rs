@@ -11,7 +11,11 @@ use std::marker::PhantomData;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use goumem_alloc::SizeClass;
+
 use crate::os::membarrier;
+use crate::raw_block::RawBlock;
+use crate::recent::{FreedBlock, Recent};
 use crate::sync::{AtomicU64, Ordering};
 use crate::turn::TurnFlags;
 
@@ -20,6 +24,8 @@ use crate::turn::TurnFlags;
 const SPINS: u32 = 100;
 /// After that, what an interrupted thread is waited for at a time.
 const PAUSE: Duration = Duration::from_micros(50);
+/// Class indices have seven bits.
+const N_CLASSES: usize = 128;
 /// An owner that is none.
 const NOBODY: u64 = u64::MAX;
 
@@ -32,7 +38,7 @@ static NEXT_TOKEN: AtomicU64 = AtomicU64::new(1);
 /// The agent of the spans in a heap `H`.
 ///
 /// # Invariants
-/// `heap`, the core's `woken`, and the free slots of all spans that are bound to the core, are
+/// `heap`, the core's `woken` and `recent`, and the free slots of all spans that are bound to the core, are
 /// reached only by whoever has the turn.
 #[repr(C)]
 pub struct Agent<H> {
@@ -54,10 +60,14 @@ pub(crate) struct AgentCore {
     woken: UnsafeCell<Vec<u64>>,
     /// How many spans are bound. Each is in `woken` once at most.
     bound: Cell<usize>,
+    /// By class index. The blocks' records are of spans that are bound here.
+    recent: UnsafeCell<[Recent; N_CLASSES]>,
 }
 
-// SAFETY: `woken` and `bound` are reached only in a turn (invariant of `Agent`).
+// SAFETY: `woken`, `bound` and `recent` are reached only in a turn (invariant of `Agent`).
 unsafe impl Sync for AgentCore {}
+// SAFETY: what `recent` points to is Send + Sync, and everything else is Send.
+unsafe impl Send for AgentCore {}
 
 /// The proof that it is the caller's turn at an agent. It stays on its thread.
 #[derive(Clone, Copy)]
@@ -90,6 +100,7 @@ impl<H: Send> Agent<H> {
                 others: Mutex::new(()),
                 woken: UnsafeCell::new(Vec::new()),
                 bound: Cell::new(0),
+                recent: UnsafeCell::new([Recent::NONE; N_CLASSES]),
             },
             heap: UnsafeCell::new(heap),
         }))
@@ -177,6 +188,38 @@ impl AgentCore {
         self.others.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Keeps a block that was freed for the next alloc of its class.
+    ///
+    /// # Safety
+    /// The caller has the turn, and the block is a free one of a span that is bound here, in no
+    /// bitmap.
+    #[inline]
+    pub(crate) unsafe fn keep_recent(&self, class: usize, block: FreedBlock) {
+        // SAFETY: the caller has the turn, so this is the only reference.
+        let recent = unsafe { &mut *self.recent.get() };
+        if let Some(recent) = recent.get_mut(class)
+            && !recent.push(block)
+        {
+            // SAFETY: as this function's.
+            unsafe { self.spill(recent, block) };
+        }
+    }
+
+    /// Makes room among the recent blocks of a class, and keeps one more.
+    ///
+    /// # Safety
+    /// As `keep_recent`.
+    #[cold]
+    unsafe fn spill(&self, recent: &mut Recent, block: FreedBlock) {
+        for older in recent.take_older_half() {
+            // SAFETY: the record of a bound span with a block here is alive.
+            let record = unsafe { older.record.as_ref() };
+            // SAFETY: the caller has the turn, and the block was kept here as a free one.
+            unsafe { record.give_bit(self, older.pointer) };
+        }
+        recent.push(block);
+    }
+
     /// Notes that a span which was set aside has a free slot.
     ///
     /// # Safety
@@ -191,6 +234,31 @@ impl AgentCore {
 }
 
 impl<'a> Right<'a> {
+    /// Takes the block of a class that was freed last, if it is still at hand.
+    #[inline]
+    pub fn take_recent(self, class: SizeClass) -> Option<RawBlock> {
+        // SAFETY: it is the caller's turn (what a Right proves), so this is the only reference.
+        let recent = unsafe { &mut *self.core.recent.get() };
+        let block = recent.get_mut(usize::from(class.index()))?.pop()?;
+        // SAFETY: the parts of a block that was freed, put together once: it is popped.
+        Some(unsafe { RawBlock::from_parts(block.pointer, block.record) })
+    }
+
+    /// Gives the recently freed blocks of a class back to their spans.
+    pub(crate) fn flush_recent(self, class: SizeClass) {
+        // SAFETY: as in `take_recent`.
+        let recent = unsafe { &mut *self.core.recent.get() };
+        let Some(recent) = recent.get_mut(usize::from(class.index())) else {
+            return;
+        };
+        for block in recent.take_all() {
+            // SAFETY: the record of a bound span with a block here is alive.
+            let record = unsafe { block.record.as_ref() };
+            // SAFETY: it is the caller's turn, and the block was kept as a free one.
+            unsafe { record.give_bit(self.core, block.pointer) };
+        }
+    }
+
     #[inline]
     pub(crate) fn core(self) -> &'a AgentCore {
         self.core

@@ -41,14 +41,15 @@ impl BoundSpan {
     /// # Panics
     /// In a turn at another agent than the span's.
     pub fn unbind(self, right: Right<'_>) -> LeasedSpan {
-        self.check(right);
+        self.check_flushed(right);
         let mut this = self;
         right.count_unbound(this.span.side_mut().key);
         this.span.record().set_agent(None);
         ManuallyDrop::into_inner(this.span)
     }
 
-    /// Takes a free block, or returns `None` when none is at hand.
+    /// Takes a free block, or returns `None` when none is at hand. Those that were freed last are
+    /// had by [`take_recent`](Right::take_recent).
     ///
     /// # Panics
     /// As `unbind`.
@@ -64,7 +65,7 @@ impl BoundSpan {
     /// # Panics
     /// As `unbind`.
     pub fn collect(&mut self, right: Right<'_>, thorough: bool) -> u32 {
-        self.check(right);
+        self.check_flushed(right);
         self.span.collect(thorough);
         self.span.free_count()
     }
@@ -75,7 +76,7 @@ impl BoundSpan {
     /// # Panics
     /// As `unbind`.
     pub fn set_aside(&mut self, right: Right<'_>) {
-        self.check(right);
+        self.check_flushed(right);
         self.span.side_mut().set_aside = true;
     }
 
@@ -84,7 +85,7 @@ impl BoundSpan {
     /// # Panics
     /// As `unbind`.
     pub fn free_count(&self, right: Right<'_>) -> u32 {
-        self.check(right);
+        self.check_flushed(right);
         self.span.free_count()
     }
 
@@ -101,13 +102,19 @@ impl BoundSpan {
     /// # Panics
     /// As `unbind`.
     pub fn private_count(&self, right: Right<'_>) -> u32 {
-        self.check(right);
+        self.check_flushed(right);
         self.span.private_count()
     }
 
     /// Returns the lease.
     pub fn lease(&self) -> SpanLease {
         self.span.lease()
+    }
+
+    /// As `check`, for those who want to know what is free: all of it is in the bitmap then.
+    fn check_flushed(&self, right: Right<'_>) {
+        self.check(right);
+        right.flush_recent(self.span.lease().class);
     }
 
     #[inline]

@@ -93,7 +93,7 @@ impl LeasedSpan {
         // INVARIANT: `note_attached` let only us through; each slot is marked as exported or free.
         let mut span = Self { record };
         let side = span.side_mut();
-        side.set_free(free);
+        side.free = free;
         side.seen_frees = frees;
         Ok(span)
     }
@@ -102,7 +102,7 @@ impl LeasedSpan {
     #[inline]
     pub fn alloc(&mut self) -> Option<RawBlock> {
         let (record, side) = self.parts_mut();
-        let block = side.take(record)?;
+        let block = record.block_at(side.free.take()?);
         // SAFETY:
         // - `&mut self` makes the caller the agent, and the block was taken just now;
         // - `drop` keeps the record while a private block lives.
@@ -117,12 +117,12 @@ impl LeasedSpan {
         let Some((leased, words)) = agents_view(record) else {
             return;
         };
-        leased.remote.collect(side.free_bits(record));
+        leased.remote.collect(&mut side.free);
         let frees = record.memory().note(leased.lease.first_page).frees();
         if thorough || frees != side.seen_frees {
             side.seen_frees = frees;
             let is_free = |slot| is_free(words, slot);
-            leased.exported.collect(side.free_bits(record), is_free);
+            leased.exported.collect(&mut side.free, is_free);
         }
     }
 
@@ -135,10 +135,7 @@ impl LeasedSpan {
             return false;
         };
         let is_free = |slot| is_free(words, slot);
-        (slot as usize) < words.len()
-            && leased
-                .exported
-                .collect_one(slot, side.free_bits(record), is_free)
+        (slot as usize) < words.len() && leased.exported.collect_one(slot, &mut side.free, is_free)
     }
 
     /// Ends work on a span whose every block is free, so that it can be returned to the daemon;
@@ -177,7 +174,7 @@ impl LeasedSpan {
     /// Returns how many free slots are known.
     #[inline]
     pub fn free_count(&self) -> u32 {
-        self.side().free_count()
+        self.side().free.count()
     }
 
     /// Returns how many slots the span has.

@@ -55,6 +55,8 @@ pub mod os;
 pub mod pool_memory;
 #[cfg(not(loom))]
 mod raw_block;
+#[cfg(not(loom))]
+mod recent;
 #[cfg(test)]
 #[cfg(not(loom))]
 mod test_daemon;

@@ -20,6 +20,7 @@ use crate::leased_span::SpanLease;
 use crate::os::fork::in_child_of_init;
 use crate::os::{to_u64, to_usize};
 use crate::pool_memory::{BlockPlace, PoolMemory};
+use crate::recent::FreedBlock;
 use crate::shape::Shape;
 use crate::slot::{SlotRefusal, SlotState};
 use crate::sync::{AtomicPtr, Ordering};
@@ -40,6 +41,8 @@ pub(crate) struct SpanRecord {
     /// Who the agent is, if the span is bound to one; null otherwise, and for taken blocks.
     agent: AtomicPtr<AgentCore>,
     side: UnsafeCell<AgentSide>,
+    /// The index of its blocks' class.
+    class: usize,
     stride: usize,
     /// ceil(2^64 / stride), or 0: see [`goumem_alloc::SizeClass::reciprocal`].
     reciprocal: u64,
@@ -51,14 +54,8 @@ pub(crate) struct SpanRecord {
 }
 
 /// What the agent knows of its span.
-///
-/// # Invariants
-/// `last_freed` is a free block of the span whose bit is not in `free`.
 pub(crate) struct AgentSide {
-    /// The block that was freed last is the next to be had, without a detour over its slot and
-    /// its bit: those two multiplications are half of the time of a pair of alloc and free.
-    last_freed: Option<NonNull<u8>>,
-    free: FreeBits,
+    pub(crate) free: FreeBits,
     /// The page note's count at the last re-read.
     pub(crate) seen_frees: u64,
     /// What the span is called in its heap.
@@ -109,6 +106,7 @@ impl SpanRecord {
             base,
             agent: AtomicPtr::new(ptr::null_mut()),
             side: UnsafeCell::new(AgentSide::new(FreeBits::none(class.slots(pages)))),
+            class: usize::from(class.index()),
             stride: to_usize(class.stride_bytes()),
             reciprocal: class.reciprocal(),
             usable_bytes: class.usable_in(pages),
@@ -153,18 +151,44 @@ impl SpanRecord {
         // Another agent may have come by the span before this turn.
         let ours = self.is_bound_to(core);
         if ours {
-            // SAFETY: this thread has the turn at the agent that the span is bound to.
-            let side = unsafe { &mut *self.side.get() };
-            side.give(self, block);
-            if side.set_aside {
-                side.set_aside = false;
-                let key = side.key;
-                // SAFETY: this thread has the turn.
-                unsafe { core.wake(key) };
-            }
+            let record = NonNull::from(self);
+            let block = FreedBlock {
+                pointer: block,
+                record,
+            };
+            // SAFETY: this thread has the turn at the agent that the span is bound to, and the
+            // block is free from here on.
+            unsafe { core.keep_recent(self.class, block) };
         }
         core.end();
         ours
+    }
+
+    /// Gives a block of the span its bit back, and wakes the span if it was set aside.
+    ///
+    /// # Safety
+    /// The caller has the turn at `core`, to which the span is bound, and the block is free.
+    pub(crate) unsafe fn give_bit(&self, core: &AgentCore, block: NonNull<u8>) {
+        // SAFETY: the caller has the turn at the agent that the span is bound to.
+        let side = unsafe { &mut *self.side.get() };
+        side.free.give(self.slot_at(block));
+        if side.set_aside {
+            side.set_aside = false;
+            let key = side.key;
+            // SAFETY: the caller has the turn.
+            unsafe { core.wake(key) };
+        }
+    }
+
+    /// Returns the address of the block of a slot of this leased span.
+    #[inline]
+    pub(crate) fn block_at(&self, slot: u32) -> NonNull<u8> {
+        // Inside the span (invariant), so it does not wrap.
+        let offset = (slot as usize).wrapping_mul(self.stride);
+        // SAFETY:
+        // - `slot` is one of the span, as its bitmap has no others, so the offset is inside it;
+        // - the span is inside one mapping (checked by `writable_pointer` in `leased`).
+        unsafe { self.base.add(offset) }
     }
 
     /// Returns the slot of a private block of this leased span.
@@ -206,54 +230,10 @@ impl SpanRecord {
 impl AgentSide {
     fn new(free: FreeBits) -> Self {
         Self {
-            last_freed: None,
             free,
             seen_frees: 0,
             key: 0,
             set_aside: false,
-        }
-    }
-
-    /// Begins anew with other free slots.
-    pub(crate) fn set_free(&mut self, free: FreeBits) {
-        // INVARIANT: no block is noted.
-        (self.last_freed, self.free) = (None, free);
-    }
-
-    /// Returns how many free slots are known.
-    #[inline]
-    pub(crate) fn free_count(&self) -> u32 {
-        self.free.count() + u32::from(self.last_freed.is_some())
-    }
-
-    /// Returns the bitmap, with every free slot in it.
-    pub(crate) fn free_bits(&mut self, record: &SpanRecord) -> &mut FreeBits {
-        if let Some(block) = self.last_freed.take() {
-            self.free.give(record.slot_at(block));
-        }
-        &mut self.free
-    }
-
-    /// Takes a free block of the span of `record`, whose side this is.
-    #[inline]
-    pub(crate) fn take(&mut self, record: &SpanRecord) -> Option<NonNull<u8>> {
-        if let Some(block) = self.last_freed.take() {
-            return Some(block);
-        }
-        let slot = self.free.take()?;
-        // Inside the span (invariant of the record), so it does not wrap.
-        let offset = (slot as usize).wrapping_mul(record.stride);
-        // SAFETY:
-        // - `slot` is one of the span, so the offset is inside the span;
-        // - the span is inside one mapping (checked by `writable_pointer` in `leased`).
-        Some(unsafe { record.base.add(offset) })
-    }
-
-    /// Gives back a block of the span of `record`, whose side this is.
-    #[inline]
-    pub(crate) fn give(&mut self, record: &SpanRecord, block: NonNull<u8>) {
-        if let Some(earlier) = self.last_freed.replace(block) {
-            self.free.give(record.slot_at(earlier));
         }
     }
 }
@@ -543,6 +523,7 @@ impl TakenBlocks {
             base,
             agent: AtomicPtr::new(ptr::null_mut()),
             side: UnsafeCell::new(AgentSide::new(FreeBits::none(0))),
+            class: 0,
             stride: 0,
             reciprocal: 0,
             usable_bytes: 0,

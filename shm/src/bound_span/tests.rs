@@ -101,6 +101,7 @@ fn span_that_was_set_aside_wakes_once_with_its_first_free_block() {
         keys
     };
     drop(blocks.pop());
+    assert_eq!(free_count(agent), 1);
     assert!(woken().is_empty(), "nobody asked");
     blocks.extend(alloc(agent));
     let mut turn = agent.enter().unwrap();
@@ -108,8 +109,42 @@ fn span_that_was_set_aside_wakes_once_with_its_first_free_block() {
     spans[0].set_aside(right);
     drop(turn);
     drop(blocks);
+    assert!(woken().is_empty(), "they are at hand, and in no bitmap");
+    assert!(free_count(agent) > 0);
     assert_eq!(woken(), [5]);
     assert!(woken().is_empty());
+}
+
+#[test]
+fn blocks_freed_last_come_first_and_the_older_go_back_to_their_span() {
+    let daemon = TestDaemon::new(8);
+    let span = daemon.lease(&daemon.view(), ALICE, class(64));
+    let agent = Agent::leak(vec![]);
+    assert!(agent.own());
+    let mut turn = agent.enter().unwrap();
+    let (spans, right) = turn.split();
+    spans.push(BoundSpan::bind(span, right, 5));
+    drop(turn);
+    let blocks: Vec<_> = (0..20).map(|_| alloc(agent).unwrap()).collect();
+    let offsets: Vec<_> = blocks.iter().map(RawBlock::offset).collect();
+    blocks.into_iter().for_each(drop);
+    let again: Vec<_> = std::iter::from_fn(|| {
+        let mut turn = agent.enter().unwrap();
+        turn.split().1.take_recent(class(64))
+    })
+    .collect();
+    let newest_first: Vec<_> = again.iter().map(RawBlock::offset).collect();
+    assert!(newest_first.len() >= 4, "some are kept");
+    let expected: Vec<_> = offsets.iter().rev().take(again.len()).copied().collect();
+    assert_eq!(newest_first, expected);
+    let mut turn = agent.enter().unwrap();
+    let (spans, right) = turn.split();
+    let n_again = u32::try_from(again.len()).unwrap();
+    assert_eq!(
+        spans[0].private_count(right),
+        n_again,
+        "the others went back"
+    );
 }
 
 #[test]
