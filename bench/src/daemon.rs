@@ -40,7 +40,7 @@ impl Daemon {
             .arg(socket_in(&directory))
             .arg("--data-dir")
             .arg(directory.path().join("data"))
-            .args(["--log-level", "warn"])
+            .args(["--log-level", "warn", "--keeper", "none"])
             .stdin(Stdio::piped());
         let process = command.spawn().context("could not start the daemon")?;
         let mut daemon = Self { process, directory };

@@ -13,6 +13,7 @@ use goumem_proto::model::Backing;
 use goumem_shm::os::paths::{self, Environment, PathError, Side};
 use tracing::level_filters::LevelFilter;
 
+use crate::fd_store::SystemdStore;
 use crate::logging::{LogConfig, LogFormat};
 
 /// Memory left to the rest of the machine: enough for a shell and the page cache of a small one.
@@ -69,6 +70,8 @@ pub struct Config {
 pub enum Keeper {
     /// Nothing: pools and sessions end with the daemon, however it ends.
     None,
+    /// The service manager that started the daemon.
+    Systemd(SystemdStore),
     /// A process that the daemon starts and replaces.
     Process {
         /// A program that calls [`keeper_main`](crate::keeper_main) when its arguments begin with
@@ -252,7 +255,7 @@ struct Args {
         default_value_t = DEFAULT_PURGE_AFTER.into())]
     purge_after: humantime::Duration,
     /// What holds pools and sessions while no daemon runs, after a crash or for an upgrade.
-    #[arg(long, env = "GOUMEM_KEEPER", value_enum, default_value = "process")]
+    #[arg(long, env = "GOUMEM_KEEPER", value_enum, default_value = "auto")]
     keeper: KeeperName,
     /// End the keeper of an earlier daemon, and with it all pools that are not files, and exit.
     #[arg(long)]
@@ -271,6 +274,8 @@ struct Args {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum KeeperName {
+    /// The service manager's fd store, if it has one for this service; else a process.
+    Auto,
     /// A process of its own, which ends when nothing is left to keep.
     Process,
     /// Nothing: all ends with the daemon.
@@ -314,6 +319,12 @@ impl Args {
             max_connections: self.max_connections,
             drain_deadline: self.drain_deadline.into(),
             keeper: match self.keeper {
+                KeeperName::Auto => {
+                    match SystemdStore::from_environment(|name| std::env::var_os(name)) {
+                        Some(store) => Keeper::Systemd(store),
+                        None => Keeper::this_program().map_err(ConfigError::Program)?,
+                    }
+                }
                 KeeperName::Process => Keeper::this_program().map_err(ConfigError::Program)?,
                 KeeperName::None => Keeper::None,
             },

@@ -13,8 +13,11 @@ use goumem_alloc::{PoolId, SessionNumber};
 use goumem_shm::os::BackingKind;
 pub use goumem_shm::os::keep_frame::FdName;
 
+mod systemd;
 #[cfg(test)]
 mod tests;
+
+pub use systemd::SystemdStore;
 
 /// An fd that the daemon uses and a store refers to.
 pub trait KeptFd: AsFd + fmt::Debug + Send + Sync {}

@@ -258,8 +258,18 @@ impl Background {
 
 /// Finds or makes the place where fds outlive this daemon.
 async fn open_store(config: &Config) -> Result<Kept, RunError> {
-    let Keeper::Process { program, args } = &config.keeper else {
-        return Ok(Kept::nothing());
+    let (program, args) = match &config.keeper {
+        Keeper::None => return Ok(Kept::nothing()),
+        Keeper::Systemd(store) => {
+            let opened = store.clone().open();
+            let (store, fds) =
+                opened.map_err(RunError::os("take over from the service manager"))?;
+            return Ok(Kept {
+                store: Arc::new(store),
+                fds,
+            });
+        }
+        Keeper::Process { program, args } => (program, args),
     };
     let launch = Launch {
         program: program.clone(),

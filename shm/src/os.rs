@@ -7,6 +7,7 @@ pub mod error;
 pub mod fd_pass;
 pub mod fork;
 pub mod frame;
+pub mod inherited;
 pub mod keep_frame;
 pub mod lock;
 pub mod machine;

@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use goumem_shm::os::fd_pass;
 use goumem_shm::os::keep_frame::{
@@ -16,6 +16,7 @@ use goumem_shm::os::keep_frame::{
 };
 use goumem_shm::os::peer::{PidFd, peer_identity, peer_pidfd};
 use goumem_shm::os::process::own_uid;
+use goumem_shm::os::reaper::DeathWatch;
 
 use super::Launch;
 
@@ -93,7 +94,7 @@ impl Connection {
         }
     }
 
-    fn new(socket: UnixStream, keeper: PidFd, child: Option<Child>) -> io::Result<Self> {
+    pub(super) fn new(socket: UnixStream, keeper: PidFd, child: Option<Child>) -> io::Result<Self> {
         socket.set_read_timeout(Some(DEADLINE))?;
         socket.set_write_timeout(Some(DEADLINE))?;
         Ok(Self {
@@ -138,13 +139,17 @@ impl Connection {
 
     /// Has it close everything, and waits for its end.
     pub(super) fn end(&mut self) -> io::Result<()> {
-        self.ask(&KeepRequest::End)?;
-        let deadline = Instant::now() + END_DEADLINE;
-        while !self.keeper.is_dead() && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        self.tell_end()?;
+        let watch = DeathWatch::new()?;
+        watch.add(&self.keeper, 0)?;
+        watch.wait(Some(END_DEADLINE))?;
         self.reap();
         Ok(())
+    }
+
+    /// Has it close everything.
+    pub(super) fn tell_end(&mut self) -> io::Result<()> {
+        self.ask(&KeepRequest::End).map(|_| ())
     }
 
     /// Takes leave of a child that has ended.

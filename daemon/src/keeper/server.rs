@@ -54,7 +54,6 @@ pub fn keeper_main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn serve(socket: &Path) -> io::Result<()> {
     let path = std::path::absolute(socket)?;
     let first = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
-    let first = admit(first)?;
     let _ = rustix::process::setsid();
     let _ = std::env::set_current_dir("/");
     // What ps shows by default; the arguments say which instance's it is.
@@ -65,13 +64,18 @@ fn serve(socket: &Path) -> io::Result<()> {
     let max_fds = getrlimit(Resource::Nofile)
         .current
         .map_or(u64::MAX, |limit| limit.saturating_sub(OWN_FDS));
+    keep(path, first, usize::try_from(max_fds).unwrap_or(usize::MAX))
+}
+
+/// Keeps, until nothing is left to keep.
+pub(super) fn keep(path: PathBuf, first: UnixStream, max_fds: usize) -> io::Result<()> {
     let mut keeper = Keeper {
+        connections: vec![admit(first)?],
         listener: listen(&path)?,
         path,
-        connections: vec![first],
         held: HashMap::new(),
         ends: false,
-        max_fds: usize::try_from(max_fds).unwrap_or(usize::MAX),
+        max_fds,
     };
     while keeper.is_needed() {
         keeper.step()?;
