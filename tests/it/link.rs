@@ -8,6 +8,8 @@ use goumem::blocking::{Client, Pool, wait};
 use goumem::{Access, AllocError, ArenaPoolOptions, Error, PoolOptions};
 use harness::{PATIENCE, Proxy, Rpc, TestDaemon, eventually};
 
+mod restart;
+
 const MIB: u64 = 1 << 20;
 const PAGE_BYTES: u64 = 64 << 10;
 
@@ -308,4 +310,5 @@ fn session_is_opened_although_the_reply_is_lost() {
         proxy.cut();
         opening.join().unwrap().ping().unwrap();
     });
+    assert_eq!(rpc.info().sessions, 2, "one session for both calls");
 }
