@@ -98,7 +98,7 @@ impl Session {
     }
 
     /// As [`effect`](Self::effect), for a call that waits for others up to `wait`: each attempt
-    /// is told how much of that is left.
+    /// is told how much of that is left. A daemon that is away is waited for as long.
     pub(crate) async fn wait<R, F>(
         &self,
         wait: Duration,
@@ -298,7 +298,12 @@ impl Made<'_> {
 
     async fn connection(&self) -> Result<Arc<Connection>, Error> {
         let session = self.session;
-        match session.link.up(&session.socket, self.until).await {
+        let until = match self.kind {
+            // What is left is for the daemon's answer.
+            Kind::Wait => self.until - session.deadline,
+            _ => self.until,
+        };
+        match session.link.up(&session.socket, until).await {
             // It has been sent before.
             Err(Error::NoDaemon { .. }) if self.attempts > 0 => Err(self.no_answer()),
             outcome => outcome,

@@ -117,6 +117,9 @@ fn calls_wait_for_the_daemon_up_to_their_deadline() {
     let builder = proxy.builder().call_deadline(Duration::from_millis(100));
     let client = builder.connect().unwrap();
     let pool = client.create_pool("p", PoolOptions::new(MIB)).unwrap();
+    let options = ArenaPoolOptions::new(1, 4096);
+    let arenas = client.create_arena_pool("a", options).unwrap();
+    let arena = arenas.get().unwrap();
     proxy.isolate();
     // A call that was on its way then has no answer; one that is made later is not sent.
     eventually(PATIENCE, "the client notices", || {
@@ -133,6 +136,9 @@ fn calls_wait_for_the_daemon_up_to_their_deadline() {
     });
     let error = pool.alloc::<u64>().unwrap_err();
     assert!(matches!(error, Error::NoDaemon { .. }), "{error:?}");
+    let error = arenas.get_timeout(Duration::from_millis(50)).unwrap_err();
+    assert!(matches!(error, Error::NoDaemon { .. }), "{error:?}");
+    drop(arena);
     proxy.heal();
     eventually(PATIENCE, "it is connected again", || client.ping().is_ok());
     drop(pool.alloc::<u64>().unwrap());

@@ -174,7 +174,7 @@ impl PoolCore {
             if returned > 0 && !is_hopeless {
                 continue;
             }
-            if is_hopeless || !self.has_others().await? {
+            if is_hopeless || !self.has_others().await {
                 return Err(error);
             }
             sleep(pause / 2 + random_part(pause / 2)).await;
@@ -183,7 +183,7 @@ impl PoolCore {
     }
 
     /// Returns whether another session maps the pool, and may have something to give back.
-    async fn has_others(&self) -> Result<bool, Error> {
+    async fn has_others(&self) -> bool {
         let request = v1::StatPoolRequest {
             name: self.info.name.clone().into(),
         };
@@ -191,8 +191,8 @@ impl PoolCore {
             let request = request.clone();
             async move { rpc.pools().stat(request).await }
         };
-        let stat = self.session.ask(stat).await?;
-        Ok(stat.sessions > 1)
+        let stat = self.session.ask(stat).await;
+        stat.is_ok_and(|stat| stat.sessions > 1)
     }
 
     async fn call_lease(
