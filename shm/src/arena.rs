@@ -17,6 +17,7 @@ use goumem_alloc::{Generation, SessionNumber};
 use crate::slot::fence_before_reuse;
 use crate::sync::{AtomicU64, Ordering, load_acquire};
 
+pub(crate) mod private_bump;
 mod snapshot;
 mod waiters;
 
@@ -49,15 +50,22 @@ pub struct ArenaWords<'a> {
 }
 
 /// Units of 16 bytes, the grain of a cursor.
-type Units = u32;
+pub(crate) type Units = u32;
+
+/// What a private holder's reservations count for among the allocations alive: as long as it is
+/// there nobody who frees by the shared words takes theirs for the last, and empties the arena
+/// under it.
+const PRIVATE: u32 = 1;
 
 impl<'a> ArenaWords<'a> {
     /// Returns the arena whose words these are.
+    #[inline]
     pub fn new(word: &'a AtomicU64, cursor: &'a AtomicU64, live: &'a AtomicU64) -> Self {
         Self { word, cursor, live }
     }
 
     /// Returns what the arena word says now.
+    #[inline]
     pub fn load(self) -> ArenaSnapshot {
         // ORDERING: pairs with the Release of every transition below.
         ArenaSnapshot(load_acquire(self.word))
@@ -65,7 +73,20 @@ impl<'a> ArenaWords<'a> {
 
     /// Claims a free arena: FREE → EXCLUSIVE(owner). Returns its generation, or `None` when it
     /// is not free or its generations are spent.
+    #[inline]
     pub fn claim(self, owner: SessionNumber) -> Option<Generation> {
+        self.claim_with(owner, 0)
+    }
+
+    /// As `claim`, for a holder that bumps privately: what it reserves counts as one allocation
+    /// from the start.
+    #[inline]
+    pub fn claim_privately(self, owner: SessionNumber) -> Option<Generation> {
+        self.claim_with(owner, PRIVATE)
+    }
+
+    #[inline]
+    fn claim_with(self, owner: SessionNumber, live: u32) -> Option<Generation> {
         let found = self.load();
         let generation = found.generation();
         if found.state() != Some(ArenaState::Free) || generation == Generation::MAX {
@@ -80,7 +101,8 @@ impl<'a> ArenaWords<'a> {
             .ok()?;
         let empty = join(generation.low32(), 0);
         // ORDERING: Relaxed; from here on both words are this holder's.
-        self.live.store(empty, Ordering::Relaxed);
+        self.live
+            .store(join(generation.low32(), live), Ordering::Relaxed);
         if self.cursor.load(Ordering::Relaxed) != empty {
             // Only a writer outside this library leaves another: the holder's must work all the
             // same.
@@ -115,6 +137,7 @@ impl<'a> ArenaWords<'a> {
     ///
     /// # Errors
     /// `Stale`, `NotOwner`, `Shared`.
+    #[inline]
     pub fn give_back(
         self,
         generation: Generation,
@@ -179,6 +202,27 @@ impl<'a> ArenaWords<'a> {
         generation: Generation,
         owner: SessionNumber,
     ) -> Result<Generation, ArenaRefusal> {
+        self.reset_with(generation, owner, 0)
+    }
+
+    /// As `reset`, for a holder that bumps privately.
+    ///
+    /// # Errors
+    /// As `reset`.
+    pub fn reset_privately(
+        self,
+        generation: Generation,
+        owner: SessionNumber,
+    ) -> Result<Generation, ArenaRefusal> {
+        self.reset_with(generation, owner, PRIVATE)
+    }
+
+    fn reset_with(
+        self,
+        generation: Generation,
+        owner: SessionNumber,
+        live: u32,
+    ) -> Result<Generation, ArenaRefusal> {
         let found = self.exclusive(generation, owner)?;
         let raised = generation.next().ok_or(ArenaRefusal::GenerationsSpent)?;
         let next = ArenaSnapshot::pack(raised, owner, ArenaState::Exclusive);
@@ -189,16 +233,18 @@ impl<'a> ArenaWords<'a> {
             .compare_exchange(found.0, next.0, Ordering::AcqRel, Ordering::Relaxed)
             .map_err(|_| ArenaRefusal::Stale)?;
         // ORDERING: Relaxed; nobody but us knows the new generation yet.
-        self.live.store(join(raised.low32(), 0), Ordering::Relaxed);
+        self.live
+            .store(join(raised.low32(), live), Ordering::Relaxed);
         fence_before_reuse();
         Ok(raised)
     }
 
-    /// Advances the cursor by `size` units from the next multiple of `align` units and returns
-    /// where the allocation starts.
+    /// Advances the cursor by `size` units from the next multiple of `align` units, a power of two,
+    /// and returns where the allocation starts.
     ///
     /// # Errors
     /// `Err(None)` when the cursor belongs to another life; `Err(Some(units left))` when full.
+    #[inline]
     pub fn bump(
         self,
         generation: Generation,
@@ -214,7 +260,9 @@ impl<'a> ArenaWords<'a> {
             if life != generation.low32() {
                 return Err(None);
             }
-            let start = next.checked_next_multiple_of(align.max(1));
+            // A mask, since a division would take longer than the exchange.
+            let mask = align.saturating_sub(1);
+            let start = next.checked_add(mask).map(|start| start & !mask);
             let end = start
                 .and_then(|s| s.checked_add(size))
                 .filter(|&e| e <= limit);
@@ -232,6 +280,39 @@ impl<'a> ArenaWords<'a> {
             ) {
                 Ok(_) => return Ok(start),
                 Err(seen) => current = seen,
+            }
+        }
+    }
+
+    /// Moves the cursor from where the holder alone has put it last: forward, to reserve what lies
+    /// between for its private bumps, or back, to give the unused end of that up.
+    ///
+    /// An exchange, not a store: the life may be over, and the cursor the next holder's; or
+    /// another thread of the session, or the daemon for it, has bumped meanwhile.
+    ///
+    /// # Errors
+    /// `Err(None)` when the cursor belongs to another life; `Err(Some(where))` when it is
+    /// elsewhere.
+    #[inline]
+    pub(crate) fn move_cursor(
+        self,
+        generation: Generation,
+        from: Units,
+        to: Units,
+    ) -> Result<(), Option<Units>> {
+        let life = generation.low32();
+        // ORDERING: AcqRel as in `bump`.
+        // CRASH: the bytes belong to this life and go with it.
+        match self.cursor.compare_exchange(
+            join(life, from),
+            join(life, to),
+            Ordering::AcqRel,
+            Ordering::Relaxed,
+        ) {
+            Ok(_) => Ok(()),
+            Err(seen) => {
+                let (seen_life, next) = split(seen);
+                Err((seen_life == life).then_some(next))
             }
         }
     }
@@ -314,12 +395,21 @@ impl<'a> ArenaWords<'a> {
         }
     }
 
+    /// Says whether the arena word is `expected`.
+    #[inline]
+    pub(crate) fn is_still(self, expected: ArenaSnapshot) -> bool {
+        // ORDERING: Relaxed; pairs with nothing. What a holder has reserved is its own, and whoever
+        // ends its life does not wait for it.
+        self.word.load(Ordering::Relaxed) == expected.0
+    }
+
     /// Returns how many units of this life are filled; readers bound it by the arena's size.
     pub fn used(self, generation: Generation) -> Units {
         let (life, next) = split(self.cursor.load(Ordering::Relaxed));
         if life == generation.low32() { next } else { 0 }
     }
 
+    #[inline]
     fn exclusive(
         self,
         generation: Generation,
@@ -336,13 +426,15 @@ impl<'a> ArenaWords<'a> {
     }
 
     /// Cursor first, word last; only whoever's exchange of the word succeeds has freed it.
+    #[inline]
     fn free_last(self, found: ArenaSnapshot) -> Result<(), ArenaRefusal> {
         let next = found.next_life();
         self.empty_cursor(found.generation(), next.generation());
         // ORDERING: Release; pairs with the Acquire in `load`: whoever sees FREE sees the cursor.
+        // SeqCst for `WaitersFlag::is_set`, which follows.
         // CRASH: one step.
         self.word
-            .compare_exchange(found.0, next.0, Ordering::AcqRel, Ordering::Relaxed)
+            .compare_exchange(found.0, next.0, Ordering::SeqCst, Ordering::Relaxed)
             .map(|_| ())
             .map_err(|_| ArenaRefusal::Stale)
     }
@@ -357,6 +449,7 @@ impl<'a> ArenaWords<'a> {
     }
 
     /// Hands the cursor from one life to the next, unless that was done before.
+    #[inline]
     fn empty_cursor(self, from: Generation, to: Generation) {
         let empty = join(to.low32(), 0);
         // ORDERING: Relaxed, all of it: the value alone makes a bump of the old life fail, and the
@@ -381,12 +474,14 @@ impl<'a> ArenaWords<'a> {
     }
 }
 
+#[inline]
 fn split(cursor: u64) -> (u32, Units) {
     let high = u32::try_from(cursor >> 32).expect("32 bits are left after the shift");
     let low = u32::try_from(cursor & 0xffff_ffff).expect("masked to 32 bits");
     (high, low)
 }
 
+#[inline]
 fn join(life: u32, next: Units) -> u64 {
     u64::from(life) << 32 | u64::from(next)
 }

@@ -1,20 +1,21 @@
 //! An arena pool's two segments as one process sees them: from a handle to an arena, to its
 //! words, and to the bytes of an allocation in it.
 
-use goumem_alloc::{
-    ARENA_SLOT_BYTES, ArenaGeometry, Generation, Handle, HandleKind, Offset, PoolId, SessionNumber,
-};
+use goumem_alloc::{ArenaGeometry, Generation, Handle, HandleKind, Offset, PoolId, SessionNumber};
 
 use crate::arena::{ArenaRefusal, ArenaWords, WaitersFlag};
 use crate::error::{AccessError, SegmentRefusal};
-use crate::header::{Header, HeaderPage, PoolKind, SegmentRole};
+use crate::header::{Header, HeaderPage, PoolKind, SegmentRole, WAITERS_OFFSET_BYTES};
 use crate::member::MemberWord;
 use crate::os::fork::in_child_of_init;
 use crate::os::{MapPlan, Mapping};
 use crate::pool_memory::{header_page, member_word, read_header, write_header};
 use crate::records::{RECORD_WORDS, RecordSlot};
+use crate::sync::AtomicU64;
 
 mod access;
+
+pub(crate) use access::check_size;
 
 /// CONTROL and DATA of an arena pool, mapped.
 #[derive(Debug)]
@@ -112,16 +113,19 @@ impl ArenaMemory {
     }
 
     /// Returns where everything lies.
+    #[inline]
     pub fn geometry(&self) -> &ArenaGeometry {
         &self.geometry
     }
 
     /// Returns whether DATA may be written.
+    #[inline]
     pub fn is_writable(&self) -> bool {
         self.data.is_writable()
     }
 
     /// Returns the mapping of DATA.
+    #[inline]
     pub fn data(&self) -> &Mapping {
         &self.data
     }
@@ -149,22 +153,25 @@ impl ArenaMemory {
     }
 
     /// Returns the words of an arena, or `None` past the last one.
+    #[inline]
     pub fn words(&self, index: u32) -> Option<ArenaWords<'_>> {
+        let [word, cursor, live] = self.raw_words(index)?;
+        Some(ArenaWords::new(word, cursor, live))
+    }
+
+    /// As `words`: the arena word, the cursor, the count of the living.
+    #[inline]
+    pub(crate) fn raw_words(&self, index: u32) -> Option<&[AtomicU64; 3]> {
         if index >= self.geometry.arenas() {
             return None;
         }
-        let n_words = usize::try_from(ARENA_SLOT_BYTES / 8).ok()?;
-        let words = self
-            .data
-            .atomic_slice_u64(self.geometry.arena_slot_offset(index), n_words)
-            .ok()?;
-        match words {
-            [word, cursor, live, ..] => Some(ArenaWords::new(word, cursor, live)),
-            _ => None,
-        }
+        let offset = self.geometry.arena_slot_offset(index);
+        let words = self.data.atomic_slice_u64(offset, 3).ok()?;
+        words.first_chunk()
     }
 
     /// Returns the handle of an arena in its life `generation`.
+    #[inline]
     pub fn handle(&self, index: u32, generation: Generation) -> Handle {
         let offset = self.geometry.arena_offset(index);
         Handle::new(self.pool, generation, offset, HandleKind::Arena)
@@ -218,16 +225,38 @@ impl ArenaMemory {
     /// Gets a free arena for `session` alone, looking from arena `from` on; `None` when none is
     /// free, or the memory is mapped read-only or in the parent of this process.
     pub fn try_get(&self, session: SessionNumber, from: u32) -> Option<Handle> {
-        if !self.data.is_writable() || in_child_of_init() {
-            return None;
+        let (index, generation) = self.claim_from(from, |words| words.claim(session))?;
+        Some(self.handle(index, generation))
+    }
+
+    /// Claims the first arena from `from` on that can be had.
+    #[inline]
+    pub(crate) fn claim_from(
+        &self,
+        from: u32,
+        claim: impl Fn(ArenaWords<'_>) -> Option<Generation>,
+    ) -> Option<(u32, Generation)> {
+        self.require_here().ok()?;
+        let from = if from < self.geometry.arenas() {
+            from
+        } else {
+            0
+        };
+        match claim(self.words(from)?) {
+            Some(generation) => Some((from, generation)),
+            None => self.claim_behind(from, claim),
         }
-        let n = self.geometry.arenas();
-        (0..n).find_map(|step| {
-            let index = (u64::from(from) + u64::from(step)) % u64::from(n);
-            let index = u32::try_from(index).expect("below the number of arenas");
-            let generation = self.words(index)?.claim(session)?;
-            Some(self.handle(index, generation))
-        })
+    }
+
+    #[cold]
+    fn claim_behind(
+        &self,
+        from: u32,
+        claim: impl Fn(ArenaWords<'_>) -> Option<Generation>,
+    ) -> Option<(u32, Generation)> {
+        (from + 1..self.geometry.arenas())
+            .chain(0..from)
+            .find_map(|index| Some((index, claim(self.words(index)?)?)))
     }
 
     /// Hands an arena that the daemon claimed for itself to the session it is for.
@@ -275,10 +304,17 @@ impl ArenaMemory {
             .map_err(|r| refusal(r, handle))
     }
 
-    /// Says whether somebody waits for an arena. The caller has freed one before: either it sees
-    /// the waiter, or the waiter's second look sees the free arena.
+    /// Says whether somebody waits for an arena. The caller has given one back before: either it
+    /// sees the waiter, or the waiter's second look sees the free arena.
+    #[inline]
     pub fn somebody_waits(&self) -> bool {
-        self.waiters().is_some_and(WaitersFlag::is_set)
+        self.data.is_writable() && self.waiters().is_some_and(WaitersFlag::is_set)
+    }
+
+    /// Says whether somebody seems to wait for an arena: for one who would give way.
+    #[inline]
+    pub fn seems_waited_for(&self) -> bool {
+        self.waiters().is_some_and(WaitersFlag::peek)
     }
 
     /// Says for everybody to see whether somebody waits. The daemon looks for a free arena
@@ -291,11 +327,23 @@ impl ArenaMemory {
         }
     }
 
+    #[inline]
     fn waiters(&self) -> Option<WaitersFlag<'_>> {
         if in_child_of_init() {
             return None;
         }
-        Some(WaitersFlag::new(header_page(&self.data)?.waiters()))
+        Some(WaitersFlag::new(
+            self.data.atomic_u64(WAITERS_OFFSET_BYTES).ok()?,
+        ))
+    }
+
+    /// Refuses a read-only mapping, and one of the parent of this process.
+    #[inline]
+    pub(crate) fn require_here(&self) -> Result<(), AccessError> {
+        if in_child_of_init() {
+            return Err(AccessError::Forked);
+        }
+        self.require_writable()
     }
 
     /// Returns the place and words of the arena that a handle of the whole of it names.
@@ -310,7 +358,8 @@ impl ArenaMemory {
         Ok((at, words))
     }
 
-    fn require_writable(&self) -> Result<(), AccessError> {
+    #[inline]
+    pub(crate) fn require_writable(&self) -> Result<(), AccessError> {
         if self.data.is_writable() {
             Ok(())
         } else {
@@ -318,7 +367,7 @@ impl ArenaMemory {
         }
     }
 
-    fn corrupt(&self, what: &'static str, offset: Offset) -> AccessError {
+    pub(crate) fn corrupt(&self, what: &'static str, offset: Offset) -> AccessError {
         AccessError::Corrupt {
             pool: self.pool,
             what,
@@ -327,7 +376,8 @@ impl ArenaMemory {
     }
 }
 
-fn refusal(refusal: ArenaRefusal, handle: Handle) -> AccessError {
+#[cold]
+pub(crate) fn refusal(refusal: ArenaRefusal, handle: Handle) -> AccessError {
     match refusal {
         ArenaRefusal::Stale => AccessError::Stale { handle },
         ArenaRefusal::NotOwner(owner) => AccessError::NotOwner { handle, owner },

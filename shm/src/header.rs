@@ -21,8 +21,8 @@ use crate::sync::{AtomicU64, Ordering, load_acquire};
 pub const LAYOUT_VERSION: u32 = 1;
 /// Words in a header page.
 pub(crate) const HEADER_WORDS: usize = 512;
-/// The word of an arena pool's DATA header that says whether somebody waits.
-pub(crate) const WAITERS_WORD: usize = 511;
+/// Where in an arena pool's DATA the word lies that says whether somebody waits: the header's last.
+pub(crate) const WAITERS_OFFSET_BYTES: u64 = 8 * 511;
 const NAME_WORD: usize = 16;
 
 /// Which half of a pool a segment is.
@@ -254,11 +254,6 @@ impl<'a> HeaderPage<'a> {
             serial: self.0[11].load(Ordering::Relaxed),
             request_id: self.0[12].load(Ordering::Relaxed),
         }
-    }
-
-    /// Returns the word that says whether somebody waits for an arena.
-    pub(crate) fn waiters(self) -> &'a AtomicU64 {
-        &self.0[WAITERS_WORD]
     }
 }
 

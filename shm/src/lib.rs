@@ -48,6 +48,8 @@ mod bound_span;
 #[cfg(not(loom))]
 pub mod element;
 #[cfg(not(loom))]
+pub mod held_arena;
+#[cfg(not(loom))]
 pub mod leased_span;
 #[cfg(not(loom))]
 pub mod os;
@@ -87,6 +89,7 @@ pub use {
     block::OwnedBlock,
     bound_span::BoundSpan,
     element::{AtomicElement, Plain, ShmType, type_tag_of_name},
+    held_arena::{ArenaBytes, HeldArena},
     leased_span::{LeasedSpan, RawBlock, SpanLease, TakenBlocks},
     pool_memory::{BlockPlace, Living, PoolMemory, data_plan, pool_geometry},
 };

@@ -424,6 +424,7 @@ enum Lost {
 /// Reading FREE with Acquire, or raising the generation by an exchange, keeps our writes behind
 /// the *load* of the word. A reader who copies one of those writes must see more: that the word
 /// had changed before (the writer's fence of a seqlock).
+#[inline]
 pub(crate) fn fence_before_reuse() {
     // ORDERING: pairs with the Acquire fences between copy and second look, in
     // `PoolMemory::read_resolved` and `ArenaMemory::read`.

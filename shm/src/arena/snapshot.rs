@@ -22,6 +22,7 @@ pub enum ArenaState {
 pub struct ArenaSnapshot(pub(super) u64);
 
 impl ArenaSnapshot {
+    #[inline]
     pub(super) fn pack(generation: Generation, owner: SessionNumber, state: ArenaState) -> Self {
         let state = match state {
             ArenaState::Free => 0u64,
@@ -35,18 +36,27 @@ impl ArenaSnapshot {
         )
     }
 
+    /// The word of an arena that `owner` holds alone.
+    #[inline]
+    pub(crate) fn exclusive(generation: Generation, owner: SessionNumber) -> Self {
+        Self::pack(generation, owner, ArenaState::Exclusive)
+    }
+
     /// Returns which life of the arena this is.
+    #[inline]
     pub fn generation(self) -> Generation {
         Generation::new(self.0 >> GENERATION_SHIFT).expect("44 bits are left after the shift")
     }
 
     /// Returns the exclusive holder, else nobody.
+    #[inline]
     pub fn owner(self) -> SessionNumber {
         let bits = self.0 >> OWNER_SHIFT & 0xffff;
         SessionNumber::new(u16::try_from(bits).expect("masked to 16 bits"))
     }
 
     /// Returns the state, or `None` for bits that no transition writes.
+    #[inline]
     pub fn state(self) -> Option<ArenaState> {
         match self.0 >> STATE_SHIFT & 0b111 {
             0 => Some(ArenaState::Free),
@@ -58,12 +68,14 @@ impl ArenaSnapshot {
 
     /// The word after this life: FREE in the next one. A generation at its maximum stays there;
     /// such an arena is never claimed again.
+    #[inline]
     pub(super) fn next_life(self) -> Self {
         let generation = self.generation().next().unwrap_or(Generation::MAX);
         Self::pack(generation, SessionNumber::NOBODY, ArenaState::Free)
     }
 
     /// Returns whether a handle of `generation` names a held arena here.
+    #[inline]
     pub fn is_held(self, generation: Generation) -> bool {
         self.generation() == generation
             && matches!(

@@ -22,16 +22,7 @@ impl ArenaMemory {
         size_bytes: u64,
         align_bytes: u64,
     ) -> Result<Handle, AccessError> {
-        if size_bytes == 0 {
-            return Err(AccessError::ZeroSize);
-        }
-        // Arenas start on OS pages, so an offset aligned in the arena is aligned in memory.
-        if align_bytes > OS_PAGE_BYTES || !align_bytes.max(1).is_power_of_two() {
-            return Err(AccessError::WrongLength {
-                expected_bytes: align_bytes,
-                found_bytes: OS_PAGE_BYTES,
-            });
-        }
+        check_size(size_bytes, align_bytes)?;
         let (at, words) = self.writable_words(arena)?;
         let generation = arena.generation();
         let held = words.load();
@@ -45,6 +36,52 @@ impl ArenaMemory {
                 owner: held.owner(),
             });
         }
+        if exclusive {
+            words.count_alloc(generation);
+        }
+        let outcome = self.bump(words, arena, size_bytes, align_bytes);
+        if outcome.is_err() && exclusive {
+            words.uncount_alloc(generation);
+        }
+        let offset = self.geometry.arena_offset(at.index).get() + outcome?;
+        let kind = HandleKind::ArenaAllocation;
+        Ok(Handle::new(
+            self.pool,
+            generation,
+            Offset::new(offset),
+            kind,
+        ))
+    }
+
+    /// Allocates by the shared cursor in an arena that is held by name; returns how many bytes into
+    /// it. Size and alignment are possible ones.
+    ///
+    /// # Errors
+    /// `Stale` when it is not; `ArenaFull`.
+    #[inline]
+    pub(crate) fn bump_named(
+        &self,
+        words: ArenaWords<'_>,
+        arena: Handle,
+        size_bytes: u64,
+        align_bytes: u64,
+    ) -> Result<u64, AccessError> {
+        let held = words.load();
+        if held.state() != Some(ArenaState::Named) || !held.is_held(arena.generation()) {
+            return Err(AccessError::Stale { handle: arena });
+        }
+        self.bump(words, arena, size_bytes, align_bytes)
+    }
+
+    /// Advances the shared cursor. Size and alignment are possible ones.
+    #[inline]
+    fn bump(
+        &self,
+        words: ArenaWords<'_>,
+        arena: Handle,
+        size_bytes: u64,
+        align_bytes: u64,
+    ) -> Result<u64, AccessError> {
         let full = || AccessError::ArenaFull {
             requested_bytes: size_bytes,
             free_bytes: self.geometry.arena_bytes() - self.used_of(words, arena),
@@ -56,29 +93,11 @@ impl ArenaMemory {
         let size = units(size_bytes).expect(fits);
         let limit = u32::try_from(last_start).expect(fits).saturating_add(size);
         let align = units(align_bytes.max(GRAIN_BYTES)).expect("at most an OS page");
-        if exclusive {
-            words.count_alloc(generation);
+        match words.bump(arena.generation(), size, align, limit) {
+            Ok(start) => Ok(u64::from(start) * GRAIN_BYTES),
+            Err(None) => Err(AccessError::Stale { handle: arena }),
+            Err(Some(_)) => Err(full()),
         }
-        let start = match words.bump(generation, size, align, limit) {
-            Ok(start) => start,
-            Err(left) => {
-                if exclusive {
-                    words.uncount_alloc(generation);
-                }
-                return Err(match left {
-                    None => AccessError::Stale { handle: arena },
-                    Some(_) => full(),
-                });
-            }
-        };
-        let arena_start = self.geometry.arena_offset(at.index).get();
-        let offset = Offset::new(arena_start + u64::from(start) * GRAIN_BYTES);
-        Ok(Handle::new(
-            self.pool,
-            generation,
-            offset,
-            HandleKind::ArenaAllocation,
-        ))
     }
 
     /// Frees an allocation: for the exclusive holder the newest one's bytes come back and the
@@ -237,6 +256,23 @@ impl ArenaMemory {
     }
 }
 
+/// Refuses a size or an alignment that no allocation has.
+#[inline]
+pub(crate) fn check_size(size_bytes: u64, align_bytes: u64) -> Result<(), AccessError> {
+    if size_bytes == 0 {
+        return Err(AccessError::ZeroSize);
+    }
+    // Arenas start on OS pages, so an offset aligned in the arena is aligned in memory.
+    if align_bytes > OS_PAGE_BYTES || !align_bytes.max(1).is_power_of_two() {
+        return Err(AccessError::WrongLength {
+            expected_bytes: align_bytes,
+            found_bytes: OS_PAGE_BYTES,
+        });
+    }
+    Ok(())
+}
+
+#[inline]
 fn units(bytes: u64) -> Option<u32> {
     u32::try_from(bytes.div_ceil(GRAIN_BYTES)).ok()
 }

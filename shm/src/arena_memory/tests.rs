@@ -311,9 +311,9 @@ fn read_only_view_reads_and_every_write_is_a_typed_error() {
     let atomics = reader.atomics::<AtomicU64>(allocation, 0).map(drop);
     assert_eq!(atomics, Err(refused));
     reader.set_waiters(true);
-    assert!(!reader.somebody_waits());
+    assert!(!reader.seems_waited_for());
     memory.set_waiters(true);
-    assert!(reader.somebody_waits());
+    assert!(reader.seems_waited_for());
 }
 
 #[test]
@@ -364,7 +364,7 @@ proptest! {
             let life = (word >> 20 & 0xffff_ffff) << 32;
             set(slot + 8 * i, if bits & 1 == 0 { life | bits & 0xffff_ffff } else { bits });
         }
-        set(8 * crate::header::WAITERS_WORD as u64, waiters);
+        set(WAITERS_OFFSET_BYTES, waiters);
         let generation = Generation::from_low_bits(word >> 20);
         let arena = memory.handle(1, generation);
         let end = memory.geometry().arena_offset(1).get() + ARENA_BYTES;
