@@ -1,20 +1,20 @@
 //! An arena that this process holds: filled from the front, freed as a whole.
 
+use std::sync::Arc;
+
 use goumem_alloc::Handle;
 use goumem_proto::model::{Access, ArenaInfo, RequestId, ShareArena};
 use goumem_proto::name::ArenaName;
 use goumem_proto::v1;
 use goumem_proto::v1::control_request::Call;
 use goumem_shm::os::fork;
-use goumem_shm::{AccessError, ShmType};
+use goumem_shm::{AccessError, HeldArena, ShmType};
 
-use crate::arena_pool::ArenaCore;
+use crate::arena_pool::{ArenaCore, Holding};
 use crate::client::parse_name;
 use crate::error::Error;
 use crate::housekeeper::Chore;
-use crate::in_use::InUse;
 use crate::named_arenas;
-use crate::session::Held;
 use crate::view::offset_of;
 
 mod allocation;
@@ -29,6 +29,10 @@ pub use allocation::ArenaRef;
 /// shared: the last holder's detach returns it. What was in it is gone then, and every handle
 /// into it is stale.
 ///
+/// It is for one thread at a time, as other bump allocators are: held alone, an allocation is a
+/// few plain instructions. What points into it, [`ArenaRef`], may go to other threads. Threads that
+/// bump one arena together attach to it by its name, each for itself.
+///
 /// ```
 /// # use goumem::{ArenaPoolOptions, blocking};
 /// # let client = blocking::Client::embedded()?;
@@ -42,11 +46,9 @@ pub use allocation::ArenaRef;
 /// ```
 #[derive(Debug)]
 pub struct Arena {
-    core: InUse<ArenaCore>,
-    handle: Handle,
+    held: HeldArena<ArenaCore>,
     access: Access,
     hold: Hold,
-    _held: Held,
 }
 
 /// How an arena is held.
@@ -59,28 +61,26 @@ enum Hold {
 }
 
 impl Arena {
-    pub(crate) fn exclusive(core: InUse<ArenaCore>, held: Held, handle: Handle) -> Self {
+    #[inline]
+    pub(crate) fn exclusive(held: HeldArena<ArenaCore>, holding: Holding<'_>) -> Self {
+        holding.keep();
         Self {
-            core,
-            handle,
+            held,
             access: Access::ReadWrite,
             hold: Hold::Alone,
-            _held: held,
         }
     }
 
     pub(crate) fn attached(
-        core: InUse<ArenaCore>,
-        held: Held,
-        handle: Handle,
+        held: HeldArena<ArenaCore>,
+        holding: Holding<'_>,
         access: Access,
     ) -> Self {
+        holding.keep();
         Self {
-            core,
-            handle,
+            held,
             access,
             hold: Hold::Shared,
-            _held: held,
         }
     }
 
@@ -90,12 +90,7 @@ impl Arena {
     /// # Errors
     /// [`Error::Access`] with `Shared` for a shared arena.
     pub fn reset(&mut self) -> Result<(), Error> {
-        self.require_writable()?;
-        self.handle = self
-            .core
-            .memory
-            .reset(self.handle, self.core.session.number)?;
-        Ok(())
+        Ok(self.held.reset()?)
     }
 
     /// Gives the arena a name in its pool, so that others may attach to it. This process stays a
@@ -119,10 +114,11 @@ impl Arena {
     /// ```
     pub async fn share(&mut self, name: &str) -> Result<(), Error> {
         let name: ArenaName = parse_name("arena", name)?;
-        let arena = self.handle;
-        let core = self.core.clone();
-        let reply = self
-            .core
+        // Others bump the shared cursor: it must say what is in use, and no more.
+        self.held.trim();
+        let arena = self.handle();
+        let core = Arc::clone(self.held.bytes().keeper());
+        self.core()
             .session
             .run(move |session| async move {
                 let _turn = session.named_arenas.turn().await;
@@ -140,10 +136,9 @@ impl Arena {
                     .map_err(|error| core.name_loss(error.about(arena)))?;
                 let info = ArenaInfo::try_from(reply)?;
                 session.named_arenas.add(info.arena);
-                Ok(info)
+                Ok(())
             })
             .await?;
-        self.handle = reply.arena;
         self.hold = Hold::Shared;
         Ok(())
     }
@@ -160,11 +155,11 @@ impl Arena {
             return self.return_arena().map(|()| true);
         }
         self.hold = Hold::Gone;
-        let arena = self.handle;
-        if !self.core.session.named_arenas.remove(arena) {
+        let arena = self.handle();
+        if !self.core().session.named_arenas.remove(arena) {
             return Ok(false);
         }
-        self.core
+        self.core()
             .session
             .run(move |session| async move { named_arenas::detach(&session, arena).await })
             .await
@@ -179,14 +174,18 @@ impl Arena {
         self.let_go()
     }
 
+    #[inline]
     fn let_go(&mut self) -> Result<(), Error> {
         let hold = std::mem::replace(&mut self.hold, Hold::Gone);
         match hold {
-            Hold::Alone => self.core.give_back(self.handle)?,
+            Hold::Alone => {
+                self.held.give_back()?;
+                self.core().given_back(self.held.bytes().index());
+            }
             Hold::Shared => {
-                let (session, arena) = (&self.core.session, self.handle);
+                let (session, arena) = (&self.core().session, self.handle());
                 if session.named_arenas.remove(arena) {
-                    let detaching = std::sync::Arc::clone(session);
+                    let detaching = Arc::clone(session);
                     session.queue(Chore::Call(Box::pin(async move {
                         if let Err(error) = named_arenas::detach(&detaching, arena).await {
                             tracing::debug!(%error, "queued detach failed");
@@ -203,7 +202,8 @@ impl Arena {
     ///
     /// # Errors
     /// [`Error::Access`] with `ArenaFull`, `ZeroSize`, `ReadOnly`, or `Stale` when this process
-    /// does not hold the arena any more.
+    /// does not hold the arena any more. (An arena held alone notices that within 4 KiB, and
+    /// at every read and write.)
     #[inline]
     pub fn alloc<T: ShmType>(&self) -> Result<ArenaRef<'_, T>, Error> {
         self.alloc_raw(size_of::<T>() as u64, align_of::<T>() as u64)
@@ -237,13 +237,13 @@ impl Arena {
         length_bytes: u64,
         align_bytes: u64,
     ) -> Result<ArenaRef<'_, T>, Error> {
-        self.require_writable()?;
-        let core = &self.core;
-        let number = core.session.number;
-        let handle = core
-            .memory
-            .alloc(self.handle, number, length_bytes, align_bytes)?;
-        Ok(ArenaRef::new(self, handle, length_bytes))
+        let inside_bytes = self.held.alloc(length_bytes, align_bytes)?;
+        Ok(self.place(inside_bytes, length_bytes))
+    }
+
+    #[inline]
+    fn place<T: ?Sized>(&self, inside_bytes: u64, length_bytes: u64) -> ArenaRef<'_, T> {
+        ArenaRef::new(self.held.bytes(), inside_bytes, length_bytes)
     }
 
     /// Returns an allocation in this arena by its handle, for example one that another holder
@@ -273,27 +273,17 @@ impl Arena {
         handle: Handle,
         length_bytes: u64,
     ) -> Result<ArenaRef<'_, T>, Error> {
-        let memory = &self.core.memory;
-        let (at, _) = memory.resolve(handle)?;
-        let (own, _) = memory.resolve(self.handle)?;
-        if at.index != own.index {
-            return Err(AccessError::Stale { handle }.into());
-        }
-        let limit_bytes = memory.used_bytes(self.handle)?;
-        if at
-            .inside_bytes
-            .checked_add(length_bytes)
-            .is_none_or(|end| end > limit_bytes)
-        {
-            let offset_bytes = at.inside_bytes;
-            return Err(AccessError::OutOfRange {
-                offset_bytes,
+        let inside_bytes = self.held.bytes().inside_of(handle)?;
+        let limit_bytes = self.held.used_bytes()?;
+        match inside_bytes.checked_add(length_bytes) {
+            Some(end) if end <= limit_bytes => Ok(self.place(inside_bytes, length_bytes)),
+            _ => Err(AccessError::OutOfRange {
+                offset_bytes: inside_bytes,
                 length_bytes,
                 limit_bytes,
             }
-            .into());
+            .into()),
         }
-        Ok(ArenaRef::new(self, handle, length_bytes))
     }
 
     /// Frees an allocation. For a holder alone, the newest one's bytes come back, and the last
@@ -301,19 +291,20 @@ impl Arena {
     /// are in use then.
     ///
     /// # Errors
-    /// [`Error::Access`] with `Stale`, or `OutOfRange` when it is not allocated.
+    /// [`Error::Access`] with `Stale`, also for what lies in another arena, or `OutOfRange` when it
+    /// is not allocated.
     pub fn free<T: ?Sized>(&self, allocation: ArenaRef<'_, T>) -> Result<u64, Error> {
-        self.require_writable()?;
-        let number = self.core.session.number;
-        Ok(self
-            .core
-            .memory
-            .free(allocation.handle(), number, allocation.length_bytes())?)
+        let (at, length_bytes) = (allocation.inside_bytes(), allocation.length_bytes());
+        if !allocation.is_in(self.held.bytes()) {
+            let handle = allocation.handle();
+            return Err(AccessError::Stale { handle }.into());
+        }
+        Ok(self.held.free(at, length_bytes)?)
     }
 
     /// Returns the arena's handle, which changes when it is [reset](Self::reset).
     pub fn handle(&self) -> Handle {
-        self.handle
+        self.held.handle()
     }
 
     /// Returns what this process may do with it.
@@ -328,34 +319,38 @@ impl Arena {
 
     /// Returns how many bytes it has.
     pub fn size_bytes(&self) -> u64 {
-        self.core.info.arena_bytes
+        self.core().info.arena_bytes
     }
 
-    /// Returns how many bytes of it are in use.
+    /// Returns how many bytes of it are in use. Other processes may see up to 4 KiB more while it
+    /// is held alone.
     ///
     /// # Errors
     /// [`Error::Access`] with `Stale`.
     pub fn used_bytes(&self) -> Result<u64, Error> {
-        Ok(self.core.memory.used_bytes(self.handle)?)
+        Ok(self.held.used_bytes()?)
     }
 
-    fn require_writable(&self) -> Result<(), AccessError> {
-        if self.access == Access::ReadWrite && self.core.memory.is_writable() {
-            return Ok(());
-        }
-        Err(AccessError::ReadOnly {
-            pool: self.core.info.pool_id,
-        })
+    #[inline]
+    fn core(&self) -> &ArenaCore {
+        self.held.bytes().keeper()
     }
 }
 
 impl Drop for Arena {
+    #[inline]
     fn drop(&mut self) {
         if fork::in_child_of_init() {
             return; // the parent's arena
         }
         if let Err(error) = self.let_go() {
-            tracing::debug!(arena = %self.handle, %error, "arena was not given back");
+            not_given_back(self.handle(), &error);
         }
+        drop(Holding::of(self.core()));
     }
+}
+
+#[cold]
+fn not_given_back(arena: Handle, error: &Error) {
+    tracing::debug!(%arena, %error, "arena was not given back");
 }

@@ -1,10 +1,11 @@
 //! An arena pool as its users see it: how to get an arena.
 
+use std::mem::ManuallyDrop;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use goumem_alloc::{Handle, PoolId};
+use goumem_alloc::PoolId;
 use goumem_proto::model::{
     Access, ArenaHolders, ArenaInfo, ArenaPoolInfo, ArenaPoolStat, AttachArena, GetArena,
     ListHolders, MAX_WAIT, RequestId,
@@ -13,14 +14,15 @@ use goumem_proto::name::ArenaName;
 use goumem_proto::reason::Reason;
 use goumem_proto::v1;
 use goumem_proto::v1::control_request::Call;
-use goumem_shm::{AccessError, ArenaMemory};
+use goumem_shm::os::fork;
+use goumem_shm::{AccessError, ArenaMemory, HeldArena};
 
 use crate::arena::Arena;
 use crate::client::parse_name;
 use crate::connect::Rpc;
 use crate::error::Error;
 use crate::in_use::{CountsUsers, InUse};
-use crate::session::{Held, Session};
+use crate::session::Session;
 
 /// The longest wait of one call. A caller that has lost interest is not taken out of the
 /// daemon's queue, since its arena may be on the way: it gives it back when it comes. So this is
@@ -32,11 +34,17 @@ const _: () = assert!(MAX_CALL_WAIT.as_secs() <= MAX_WAIT.as_secs());
 pub(crate) struct ArenaCore {
     pub(crate) session: Arc<Session>,
     pub(crate) info: ArenaPoolInfo,
-    pub(crate) memory: ArenaMemory,
-    /// Where the search for a free arena begins: after the last one found.
+    memory: ArenaMemory,
+    /// Where the search for a free arena begins: at the one that was returned last, whose bytes
+    /// are in the processor's cache, or behind the one that was found last. A hint.
     next: AtomicU32,
+    /// Pools in use, and in the upper half the arenas held: one count, for there is no time for
+    /// two in getting an arena.
     users: AtomicUsize,
 }
+
+/// An arena held, among the users.
+const ARENA: usize = 1 << 32;
 
 impl ArenaCore {
     pub(crate) fn new(
@@ -63,17 +71,80 @@ impl ArenaCore {
         self.users.load(Ordering::Acquire) != 0
     }
 
-    /// Gives an exclusive arena back, and tells the daemon if somebody waits.
-    pub(crate) fn give_back(&self, arena: Handle) -> Result<(), AccessError> {
-        self.memory.give_back(arena, self.session.number)?;
+    /// Returns how many arenas are held, or about to be.
+    pub(crate) fn arenas_held(&self) -> u64 {
+        // ORDERING: SeqCst; see `Holding::new`.
+        (self.users.load(Ordering::SeqCst) / ARENA) as u64
+    }
+
+    pub(crate) fn is_writable(&self) -> bool {
+        self.memory.is_writable()
+    }
+
+    /// Sees to it that whoever waits gets an arena that was given back just now.
+    #[inline]
+    pub(crate) fn given_back(&self, index: u32) {
+        self.next.store(index, Ordering::Relaxed);
         if self.memory.somebody_waits() {
-            let pool_id = self.info.pool_id.get();
-            self.session
-                .queue_control::<v1::WakeReply>("wake", move |_| {
-                    Call::Wake(v1::WakeRequest { pool_id })
-                });
+            self.wake();
         }
-        Ok(())
+    }
+
+    #[cold]
+    fn wake(&self) {
+        let pool_id = self.info.pool_id.get();
+        self.session
+            .queue_control::<v1::WakeReply>("wake", move |_| {
+                Call::Wake(v1::WakeRequest { pool_id })
+            });
+    }
+}
+
+impl AsRef<ArenaMemory> for ArenaCore {
+    #[inline]
+    fn as_ref(&self) -> &ArenaMemory {
+        &self.memory
+    }
+}
+
+/// Counts an arena as held: the session is not closed before it is given back.
+pub(crate) struct Holding<'a>(&'a ArenaCore);
+
+impl<'a> Holding<'a> {
+    /// Counts it, unless the session is closed.
+    #[inline]
+    pub(crate) fn new(core: &'a ArenaCore) -> Result<Self, Error> {
+        // ORDERING: SeqCst; pairs with the housekeeper, which sets `closed` and then looks at the
+        // count: one of the two sees the other.
+        core.users.fetch_add(ARENA, Ordering::SeqCst);
+        let holding = Self(core);
+        if core.session.closed.load(Ordering::SeqCst) {
+            Err(Error::Closed)
+        } else {
+            Ok(holding)
+        }
+    }
+
+    /// Leaves the count to the arena that is held now.
+    #[inline]
+    pub(crate) fn keep(self) {
+        let _kept = ManuallyDrop::new(self);
+    }
+
+    /// Takes the count back over from it.
+    #[inline]
+    pub(crate) fn of(core: &'a ArenaCore) -> Self {
+        Self(core)
+    }
+}
+
+impl Drop for Holding<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        // ORDERING: as in the drop of `InUse`.
+        if self.0.users.fetch_sub(ARENA, Ordering::AcqRel) == ARENA && !fork::in_child_of_init() {
+            self.0.last_user_gone();
+        }
     }
 }
 
@@ -151,23 +222,22 @@ impl ArenaPool {
     /// # Errors
     /// [`Error::NoFreeArena`] when none is, or when others have waited longer; [`Error::Access`]
     /// with `ReadOnly`.
+    #[inline]
     pub fn try_get(&self) -> Result<Arena, Error> {
-        let held = self.holding()?;
+        let core = self.core.arc();
+        core.session.check_open()?;
+        if !core.is_writable() {
+            return Err(AccessError::ReadOnly { pool: self.id() }.into());
+        }
+        let holding = Holding::new(core)?;
         // Who has waited goes first.
-        if self.core.memory.somebody_waits() {
+        if core.memory.seems_waited_for() {
             return Err(Error::NoFreeArena);
         }
-        let core = &self.core;
         let from = core.next.load(Ordering::Relaxed);
-        let handle = core
-            .memory
-            .try_get(core.session.number, from)
-            .ok_or(Error::NoFreeArena)?;
-        if let Ok(at) = core.memory.locate(handle) {
-            core.next
-                .store((at.index + 1) % core.info.arenas, Ordering::Relaxed);
-        }
-        Ok(Arena::exclusive(core.clone(), held, handle))
+        let held = HeldArena::get(core, core.session.number, from).ok_or(Error::NoFreeArena)?;
+        core.next.store(held.bytes().index() + 1, Ordering::Relaxed);
+        Ok(Arena::exclusive(held, holding))
     }
 
     /// Gets an arena, and waits for one as long as it takes: in one queue with everybody else.
@@ -235,10 +305,16 @@ impl ArenaPool {
                 let reply = reply.map_err(|error| core.name_loss(timed_out(error, wait)))?;
                 let arena = ArenaInfo::try_from(reply)?;
                 // A guard at once: if the caller has lost interest, its drop gives it back.
-                match Held::new(&session) {
-                    Ok(held) => Ok(Arena::exclusive(InUse::new(core), held, arena.arena)),
+                let number = session.number;
+                match Holding::new(&core) {
+                    Ok(holding) => {
+                        let held = HeldArena::of(&core, number, arena.arena, true)?;
+                        Ok(Arena::exclusive(held, holding))
+                    }
                     Err(error) => {
-                        core.give_back(arena.arena)?;
+                        core.memory.give_back(arena.arena, number)?;
+                        let at = core.memory.locate(arena.arena)?;
+                        core.given_back(at.index);
                         Err(error)
                     }
                 }
@@ -252,12 +328,12 @@ impl ArenaPool {
     /// [`Error::NameNotFound`]; [`Error::PermissionDenied`]; [`Error::Name`].
     pub async fn attach(&self, name: &str, access: Access) -> Result<Arena, Error> {
         let name: ArenaName = parse_name("arena", name)?;
-        let held = Held::new(&self.core.session)?;
         let core = self.core.clone();
         let pool_id = self.id();
         self.core
             .session
             .run(move |session| async move {
+                let holding = Holding::new(&core)?;
                 let _turn = session.named_arenas.turn().await;
                 let reply: v1::ArenaReply = session
                     .control(|request_id| {
@@ -274,8 +350,10 @@ impl ArenaPool {
                     .await
                     .map_err(|error| core.name_loss(error))?;
                 let arena = ArenaInfo::try_from(reply)?;
+                let writable = arena.access == Access::ReadWrite;
+                let held = HeldArena::of(core.arc(), session.number, arena.arena, writable)?;
                 session.named_arenas.add(arena.arena);
-                Ok(Arena::attached(core, held, arena.arena, arena.access))
+                Ok(Arena::attached(held, holding, arena.access))
             })
             .await
     }
@@ -315,14 +393,5 @@ impl ArenaPool {
                 Ok(ArenaPoolStat::try_from(reply)?)
             })
             .await
-    }
-
-    /// Counts an arena to be as held, if this process may hold one.
-    fn holding(&self) -> Result<Held, Error> {
-        self.core.session.check_open()?;
-        if !self.core.memory.is_writable() {
-            return Err(AccessError::ReadOnly { pool: self.id() }.into());
-        }
-        Held::new(&self.core.session)
     }
 }

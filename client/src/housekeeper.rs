@@ -221,8 +221,12 @@ impl Housekeeper {
             pool.fence(true);
             self.trim(pool, Trim::everything());
         }
-        let held = self.session.held.load(Ordering::SeqCst) as u64;
-        let n = held + pools.iter().map(|pool| pool.owned_count()).sum::<u64>();
+        let pins = self.session.pins.load(Ordering::SeqCst) as u64;
+        let arenas: u64 = lock(&self.session.arena_pools)
+            .values()
+            .map(|pool| pool.arenas_held())
+            .sum();
+        let n = pins + arenas + pools.iter().map(|pool| pool.owned_count()).sum::<u64>();
         let outcome = match n {
             0 => self.end_session().await,
             n => Err(Error::BlocksOutstanding { n }),

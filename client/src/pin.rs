@@ -11,7 +11,7 @@ use zerocopy::IntoBytes as _;
 use crate::error::Error;
 use crate::in_use::InUse;
 use crate::pool::PoolCore;
-use crate::session::{Held, Session};
+use crate::session::{HeldPin, Session};
 use crate::view::{corrupt_value, offset_of, read_value};
 
 /// Holds a block's bytes in place until it is dropped, which the daemon hears in the background.
@@ -47,7 +47,7 @@ pub(crate) struct Place {
     handle: Handle,
     at: BlockPlace,
     length_bytes: u64,
-    _held: Held,
+    _held: HeldPin,
 }
 
 impl Place {
@@ -62,7 +62,7 @@ impl Place {
 
 impl Pin {
     pub(crate) fn prepare(pool: InUse<PoolCore>, handle: Handle) -> Result<Place, Error> {
-        let held = Held::new(&pool.session)?;
+        let held = HeldPin::new(&pool.session)?;
         let at = pool.memory.resolve(handle)?;
         let length_bytes = pool.memory.checked_shape(&at)?.length_bytes;
         Ok(Place {

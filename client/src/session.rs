@@ -43,8 +43,8 @@ pub(crate) struct Session {
     pub(crate) pools: Mapped<PoolCore>,
     pub(crate) arena_pools: Mapped<ArenaCore>,
     pub(crate) named_arenas: NamedArenas,
-    /// Arenas and pins held.
-    pub(crate) held: AtomicUsize,
+    /// Pins held, among them those that are being made.
+    pub(crate) pins: AtomicUsize,
     /// Nothing new begins.
     pub(crate) closed: AtomicBool,
     /// Tells long waits that the session ends.
@@ -99,7 +99,7 @@ impl Session {
             may_map: opened.may_map,
             pools: Mutex::default(),
             arena_pools: Mutex::default(),
-            held: AtomicUsize::new(0),
+            pins: AtomicUsize::new(0),
             named_arenas: NamedArenas::default(),
             closed: AtomicBool::new(false),
             ending: watch::Sender::new(false),
@@ -179,16 +179,16 @@ impl CountsUsers for Session {
     }
 }
 
-/// Something other than blocks that a session holds: it is not closed before this is dropped.
+/// A pin that a session holds: it is not closed before this is dropped.
 #[derive(Debug)]
-pub(crate) struct Held(Arc<Session>);
+pub(crate) struct HeldPin(Arc<Session>);
 
-impl Held {
+impl HeldPin {
     /// Counts it, unless the session is closed.
     pub(crate) fn new(session: &Arc<Session>) -> Result<Self, Error> {
         // ORDERING: SeqCst; pairs with the housekeeper, which sets `closed` and then looks at the
         // count: one of the two sees the other.
-        session.held.fetch_add(1, Ordering::SeqCst);
+        session.pins.fetch_add(1, Ordering::SeqCst);
         let held = Self(Arc::clone(session));
         if session.closed.load(Ordering::SeqCst) {
             Err(Error::Closed)
@@ -198,9 +198,9 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for HeldPin {
     fn drop(&mut self) {
-        self.0.held.fetch_sub(1, Ordering::SeqCst);
+        self.0.pins.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

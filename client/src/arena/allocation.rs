@@ -4,62 +4,74 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use goumem_alloc::Handle;
-use goumem_shm::{AccessError, AtomicElement, Plain, ShmType};
+use goumem_shm::{AccessError, ArenaBytes, AtomicElement, Plain, ShmType};
 use zerocopy::IntoBytes as _;
 
-use super::Arena;
+use crate::arena_pool::ArenaCore;
 use crate::error::Error;
 use crate::view::{check_type, offset_of, read_value};
 
-/// An allocation in an arena: a place to copy values in and out. It is a plain reference, frees
-/// nothing when dropped, and cannot outlive the [`Arena`] value it came from; its
-/// [handle](Self::handle) can.
+/// An allocation in an arena: a place to copy values in and out. It is a plain reference, which
+/// may go to other threads, frees nothing when dropped, and cannot outlive the
+/// [`Arena`](super::Arena) value it came from; its [handle](Self::handle) can.
 pub struct ArenaRef<'a, T: ?Sized> {
-    arena: &'a Arena,
-    handle: Handle,
+    arena: &'a ArenaBytes<ArenaCore>,
+    inside_bytes: u64,
     length_bytes: u64,
     holds: PhantomData<fn() -> Box<T>>,
 }
 
 impl<'a, T: ?Sized> ArenaRef<'a, T> {
-    pub(super) fn new(arena: &'a Arena, handle: Handle, length_bytes: u64) -> Self {
+    #[inline]
+    pub(super) fn new(
+        arena: &'a ArenaBytes<ArenaCore>,
+        inside_bytes: u64,
+        length_bytes: u64,
+    ) -> Self {
         Self {
             arena,
-            handle,
+            inside_bytes,
             length_bytes,
             holds: PhantomData,
         }
     }
 
     /// Returns the handle, by which other holders of the arena find the allocation.
+    #[inline]
     pub fn handle(&self) -> Handle {
-        self.handle
+        self.arena.handle_of(self.inside_bytes)
     }
 
     /// Returns how many bytes were allocated.
+    #[inline]
     pub fn length_bytes(&self) -> u64 {
         self.length_bytes
     }
 
-    fn read_bytes(&self, offset_bytes: u64, into: &mut [u8]) -> Result<(), Error> {
-        self.check_range(offset_bytes, into.len())?;
-        Ok(self
-            .arena
-            .core
-            .memory
-            .read(self.handle, offset_bytes, into)?)
+    /// Returns how many bytes into the arena it starts.
+    pub(super) fn inside_bytes(&self) -> u64 {
+        self.inside_bytes
     }
 
+    /// Returns whether it is in that arena.
+    pub(super) fn is_in(&self, arena: &ArenaBytes<ArenaCore>) -> bool {
+        self.arena.handle() == arena.handle()
+    }
+
+    #[inline]
+    fn read_bytes(&self, offset_bytes: u64, into: &mut [u8]) -> Result<(), Error> {
+        self.check_range(offset_bytes, into.len())?;
+        Ok(self.arena.read(self.inside_bytes + offset_bytes, into)?)
+    }
+
+    #[inline]
     fn write_bytes(&self, offset_bytes: u64, bytes: &[u8]) -> Result<(), Error> {
         self.arena.require_writable()?;
         self.check_range(offset_bytes, bytes.len())?;
-        Ok(self
-            .arena
-            .core
-            .memory
-            .write(self.handle, offset_bytes, bytes)?)
+        Ok(self.arena.write(self.inside_bytes + offset_bytes, bytes)?)
     }
 
+    #[inline]
     fn check_range(&self, offset_bytes: u64, len: usize) -> Result<(), AccessError> {
         let length_bytes = len as u64;
         match offset_bytes.checked_add(length_bytes) {
@@ -76,8 +88,8 @@ impl<'a, T: ?Sized> ArenaRef<'a, T> {
     }
 
     fn corrupt(&self) -> Error {
-        let pool = self.arena.core.info.pool_id;
-        let offset_bytes = self.handle.offset().get();
+        let (pool, offset) = (self.handle().pool(), self.handle().offset());
+        let offset_bytes = offset.get();
         AccessError::Corrupt {
             pool,
             what: "value",
@@ -109,10 +121,9 @@ impl<'a, T: ShmType> ArenaRef<'a, T> {
     /// # Errors
     /// [`Error::Access`] with `Stale`, `ReadOnly`, `WrongType` or `WrongLength`.
     pub fn atomics<A: AtomicElement>(&self) -> Result<&'a A, Error> {
-        self.arena.require_writable()?;
         check_type(T::TYPE_TAG, A::TYPE_TAG)?;
         self.check_range(0, size_of::<A>())?;
-        Ok(self.arena.core.memory.atomics(self.handle, 0)?)
+        Ok(self.arena.atomics(self.inside_bytes)?)
     }
 }
 
@@ -189,7 +200,7 @@ impl<T: ?Sized> Copy for ArenaRef<'_, T> {}
 impl<T: ?Sized> fmt::Debug for ArenaRef<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ArenaRef")
-            .field("handle", &self.handle)
+            .field("handle", &self.handle())
             .field("length_bytes", &self.length_bytes)
             .finish_non_exhaustive()
     }

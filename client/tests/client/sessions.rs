@@ -195,5 +195,20 @@ fn async_methods_work_inside_and_outside_of_tokio_and_so_does_blocking() {
     is_shareable::<goumem::Block<[u64]>>();
     is_shareable::<goumem::Shared<[u64]>>();
     is_shareable::<goumem::View<'_, u64>>();
-    is_shareable::<goumem::Arena>();
+    is_shareable::<goumem::ArenaPool>();
+    is_shareable::<goumem::ArenaRef<'_, u64>>();
+
+    /// An arena bumps without an atomic, so it is for one thread at a time; but it moves with its
+    /// task, and so does what points into it.
+    async fn fill(pool: goumem::ArenaPool) -> Result<u64, Error> {
+        let arena = pool.get().await?;
+        let number = arena.alloc::<u64>()?;
+        tokio::task::yield_now().await;
+        number.write(7)?;
+        number.read()
+    }
+    let pool = wait(client.create_arena_pool("arenas", ArenaPoolOptions::new(1, 100)));
+    let future = fill(pool.unwrap());
+    is_send(&future);
+    assert_eq!(wait(future).unwrap(), 7);
 }
