@@ -21,6 +21,7 @@ impl Pool {
             request_id: 0,
             uid: session.uid,
             writable: false,
+            replaces: None,
             name: String::new(),
         };
         state.records.insert(index, record);

@@ -81,6 +81,7 @@ fn commit_store_before_the_fields() {
                 request_id: 0,
                 uid: 1000,
                 writable: true,
+                replaces: None,
                 name: String::new(),
             };
             RecordSlot::new(&words).unwrap().commit(&record);
