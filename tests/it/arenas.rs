@@ -412,7 +412,8 @@ fn two_processes_bump_one_arena_and_nothing_overlaps() {
             .collect()
     };
     let (mine, theirs) = thread::scope(|scope| {
-        let theirs = scope.spawn(|| fill(&attached, 2));
+        // An arena's guard goes to a thread, and is not shared by several.
+        let theirs = scope.spawn(move || fill(&attached, 2));
         (fill(&arena, 1), theirs.join().unwrap())
     });
     for (handle, value) in mine.into_iter().chain(theirs) {
