@@ -14,7 +14,7 @@
 //!            127   large, coloured    payload at 128
 //! ```
 
-use crate::units::{HUGE_BYTES, MAX_POOL_PAGES, PAGE_BYTES, PageCount, low_u32};
+use crate::units::{GRAIN_BYTES, HUGE_BYTES, MAX_POOL_PAGES, PAGE_BYTES, PageCount, low_u32};
 
 /// The most bytes of a block that is not large: 1 MiB.
 pub const MAX_CLASS_BYTES: u64 = 1 << 20;
@@ -129,6 +129,22 @@ impl SizeClass {
             index += N_PLAIN - FIRST_TWINNED;
         }
         Ok(Placement::Class(Self(index)))
+    }
+
+    /// Returns the class that [`for_layout`](Self::for_layout) chooses, where that is simple: for
+    /// alignments up to 16. For the short way of an allocation, which wants a byte and no enum.
+    #[inline(always)]
+    #[must_use]
+    pub const fn for_simple_layout(size_bytes: u64, align_bytes: u64) -> Option<Self> {
+        if size_bytes == 0 || size_bytes > MAX_CLASS_BYTES || align_bytes > GRAIN_BYTES {
+            return None;
+        }
+        let index = plain_index(size_bytes);
+        let roomy = size_bytes + COLOUR_BYTES <= plain_stride_bytes(index);
+        if index >= FIRST_TWINNED && roomy {
+            return Some(Self(index + (N_PLAIN - FIRST_TWINNED)));
+        }
+        Some(Self(index))
     }
 
     #[cold]

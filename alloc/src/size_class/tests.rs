@@ -278,3 +278,18 @@ fn layouts_that_no_block_can_have_are_refused() {
     }
     assert!(SizeClass::for_layout(MAX_BLOCK_PAGES.bytes(), 4096).is_ok());
 }
+
+#[test]
+fn simple_layouts_have_the_class_that_any_layout_has() {
+    let sizes = (0..70_000).chain((70_000..=(2 << 20)).step_by(997));
+    for size_bytes in sizes.chain([1 << 20, (1 << 20) + 1, u64::MAX]) {
+        for align_bytes in [1, 2, 4, 8, 16] {
+            let simple = SizeClass::for_simple_layout(size_bytes, align_bytes);
+            match SizeClass::for_layout(size_bytes, align_bytes) {
+                Ok(Placement::Class(class)) => assert_eq!(simple, Some(class), "{size_bytes}"),
+                Ok(Placement::Large { .. }) | Err(_) => assert_eq!(simple, None, "{size_bytes}"),
+            }
+        }
+    }
+    assert_eq!(SizeClass::for_simple_layout(64, 32), None);
+}

@@ -75,23 +75,23 @@ impl Want {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn sized<T: ShmType>(block: RawBlock) -> Block<T> {
     Block::new(OwnedBlock::new(block).expect("placed by its size and alignment"))
 }
 
-#[inline]
+#[inline(always)]
 fn slice<E: ShmType>(block: RawBlock, len: usize) -> Block<[E]> {
     Block::new(OwnedBlock::new_slice(block, len).expect("placed by its size and alignment"))
 }
 
-#[inline]
+#[inline(always)]
 fn zeroed<T: ShmType>(mut block: RawBlock) -> Block<T> {
     block.fill_zero(size_of::<T>() as u64);
     sized(block)
 }
 
-#[inline]
+#[inline(always)]
 fn with_value<T: ShmType>(block: RawBlock, value: &T) -> Block<T> {
     let mut block = sized::<T>(block);
     block.write(value);
@@ -130,7 +130,10 @@ impl Pool {
     /// ```
     #[inline]
     pub fn try_alloc<T: ShmType>(&self) -> Result<Block<T>, AllocError> {
-        self.core.try_raw(&Want::sized::<T>()?).map(sized)
+        match self.at_hand_for::<T>() {
+            Some(block) => Ok(sized(block)),
+            None => self.try_sized(),
+        }
     }
 
     /// As [`try_alloc`](Self::try_alloc), with all bytes zero.
@@ -139,7 +142,10 @@ impl Pool {
     /// As `try_alloc`.
     #[inline]
     pub fn try_alloc_zeroed<T: ShmType>(&self) -> Result<Block<T>, AllocError> {
-        self.core.try_raw(&Want::sized::<T>()?).map(zeroed)
+        match self.at_hand_for::<T>() {
+            Some(block) => Ok(zeroed(block)),
+            None => self.core.try_raw(&Want::sized::<T>()?).map(zeroed),
+        }
     }
 
     /// As [`try_alloc`](Self::try_alloc), with the value in it.
@@ -148,9 +154,13 @@ impl Pool {
     /// As `try_alloc`.
     #[inline]
     pub fn try_alloc_value<T: ShmType>(&self, value: T) -> Result<Block<T>, AllocError> {
-        self.core
-            .try_raw(&Want::sized::<T>()?)
-            .map(|block| with_value(block, &value))
+        match self.at_hand_for::<T>() {
+            Some(block) => Ok(with_value(block, &value)),
+            None => {
+                let block = self.core.try_raw(&Want::sized::<T>()?)?;
+                Ok(with_value(block, &value))
+            }
+        }
     }
 
     /// Allocates a block for `len` elements from what is at hand. Its bytes are unspecified.
@@ -159,9 +169,10 @@ impl Pool {
     /// As `try_alloc`; [`AllocError::ZeroSize`] for no elements.
     #[inline]
     pub fn try_alloc_slice<E: ShmType>(&self, len: usize) -> Result<Block<[E]>, AllocError> {
-        self.core
-            .try_raw(&Want::slice::<E>(len)?)
-            .map(|block| slice(block, len))
+        match self.at_hand_for_slice::<E>(len) {
+            Some(block) => Ok(slice(block, len)),
+            None => self.try_slice(len),
+        }
     }
 
     /// As [`try_alloc_slice`](Self::try_alloc_slice), with a copy of the elements in it.
@@ -173,9 +184,13 @@ impl Pool {
         &self,
         elements: &[E],
     ) -> Result<Block<[E]>, AllocError> {
-        self.core
-            .try_raw(&Want::slice::<E>(elements.len())?)
-            .map(|block| copied(block, elements))
+        match self.at_hand_for_slice::<E>(elements.len()) {
+            Some(block) => Ok(copied(block, elements)),
+            None => {
+                let block = self.core.try_raw(&Want::slice::<E>(elements.len())?)?;
+                Ok(copied(block, elements))
+            }
+        }
     }
 
     /// Allocates `len_bytes` bytes at a multiple of `align_bytes` (a power of two up to 2 MiB)
@@ -189,6 +204,15 @@ impl Pool {
         len_bytes: usize,
         align_bytes: usize,
     ) -> Result<Block<[u8]>, AllocError> {
+        // An alignment that is none is refused the long way.
+        let class = if align_bytes.is_power_of_two() {
+            SizeClass::for_simple_layout(len_bytes as u64, align_bytes as u64)
+        } else {
+            None
+        };
+        if let Some(block) = self.core.at_hand(class) {
+            return Ok(slice(block, len_bytes));
+        }
         let want = Want::new(len_bytes, align_bytes)?;
         self.core
             .try_raw(&want)
@@ -334,5 +358,32 @@ impl Pool {
     ) -> Result<Matrix<T>, Error> {
         let block = self.alloc_slice(area(rows, columns)).await?;
         Ok(Matrix::new(block, rows, columns))
+    }
+
+    /// The short way of every allocation. What it does not find, the long way looks for: it is out
+    /// of line, so that neither its size nor its `Result` is in the way.
+    #[inline(always)]
+    fn at_hand_for<T: ShmType>(&self) -> Option<RawBlock> {
+        let class =
+            const { SizeClass::for_simple_layout(size_of::<T>() as u64, align_of::<T>() as u64) };
+        self.core.at_hand(class)
+    }
+
+    #[inline(always)]
+    fn at_hand_for_slice<E: ShmType>(&self, len: usize) -> Option<RawBlock> {
+        let size = len.saturating_mul(size_of::<E>()) as u64;
+        let class = SizeClass::for_simple_layout(size, align_of::<E>() as u64);
+        self.core.at_hand(class)
+    }
+
+    #[cold]
+    fn try_sized<T: ShmType>(&self) -> Result<Block<T>, AllocError> {
+        self.core.try_raw(&Want::sized::<T>()?).map(sized)
+    }
+
+    #[cold]
+    fn try_slice<E: ShmType>(&self, len: usize) -> Result<Block<[E]>, AllocError> {
+        let block = self.core.try_raw(&Want::slice::<E>(len)?);
+        block.map(|block| slice(block, len))
     }
 }

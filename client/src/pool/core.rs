@@ -93,19 +93,15 @@ impl PoolCore {
         self.users.load(Ordering::Acquire) != 0
     }
 
-    /// Takes a block that is at hand.
-    #[inline]
-    pub(crate) fn try_raw(&self, want: &Want) -> Result<RawBlock, AllocError> {
-        if let Placement::Class(class) = want.placement
-            && let Some(block) = self.heaps.alloc(class)
-        {
-            return Ok(block);
-        }
-        self.try_elsewhere(want)
+    /// Takes a block of a class from the calling thread's heap: the short way.
+    #[inline(always)]
+    pub(crate) fn at_hand(&self, class: Option<SizeClass>) -> Option<RawBlock> {
+        self.heaps.alloc(class?)
     }
 
+    /// Takes a block that is at hand anywhere in this process: the long way, after `at_hand`.
     #[cold]
-    fn try_elsewhere(&self, want: &Want) -> Result<RawBlock, AllocError> {
+    pub(crate) fn try_raw(&self, want: &Want) -> Result<RawBlock, AllocError> {
         if fork::in_child_of_init() {
             return Err(AllocError::Forked);
         }
@@ -123,6 +119,11 @@ impl PoolCore {
 
     /// Takes a block, after leasing spans if it must.
     pub(crate) async fn raw(pool: &InUse<Self>, want: Want) -> Result<RawBlock, Error> {
+        if let Placement::Class(class) = want.placement
+            && let Some(block) = pool.at_hand(Some(class))
+        {
+            return Ok(block);
+        }
         match pool.try_raw(&want) {
             Err(AllocError::NeedsSpan) => {}
             outcome => return Ok(outcome?),

@@ -53,7 +53,7 @@ impl Heaps {
     }
 
     /// Takes a block from the current span of the calling thread's heap.
-    #[inline]
+    #[inline(always)]
     pub(super) fn alloc(&self, class: SizeClass) -> Option<RawBlock> {
         let mut turn = self.number.heap()?.enter()?;
         let (heap, right) = turn.split();

@@ -109,7 +109,9 @@ fn daemon_and_client_of_a_plain_user_find_each_other_without_any_configuration()
     let uid = 50_000 + std::process::id() % 10_000;
     let setup = Setup::user(uid, uid);
     let directory = Directory(PathBuf::from(format!("/tmp/goumem-{uid}")));
-    let _daemon = PUPPETS.daemon(&setup, &["--log-level", "error", "--keeper", "none"]).unwrap();
+    let _daemon = PUPPETS
+        .daemon(&setup, &["--log-level", "error", "--keeper", "none"])
+        .unwrap();
     let mut alice = PUPPETS.client_with(&setup).unwrap();
     eventually(
         PATIENCE,
