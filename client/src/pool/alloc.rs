@@ -128,7 +128,7 @@ impl Pool {
     /// };
     /// # Ok::<(), goumem::Error>(())
     /// ```
-    #[inline]
+    #[inline(always)]
     pub fn try_alloc<T: ShmType>(&self) -> Result<Block<T>, AllocError> {
         match self.at_hand_for::<T>() {
             Some(block) => Ok(sized(block)),
@@ -167,7 +167,7 @@ impl Pool {
     ///
     /// # Errors
     /// As `try_alloc`; [`AllocError::ZeroSize`] for no elements.
-    #[inline]
+    #[inline(always)]
     pub fn try_alloc_slice<E: ShmType>(&self, len: usize) -> Result<Block<[E]>, AllocError> {
         match self.at_hand_for_slice::<E>(len) {
             Some(block) => Ok(slice(block, len)),
