@@ -8,9 +8,11 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-const BENCHES: [&str; 22] = [
+const BENCHES: [&str; 24] = [
     "rpc_alloc_free",
     "rpc_batch_1000",
+    "lease_one",
+    "lease_pipelined",
     "pair_64",
     "pair_4096",
     "pair_80000",
