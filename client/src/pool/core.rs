@@ -160,6 +160,10 @@ impl PoolCore {
             }
             .into());
         };
+        // Refused by the same name as every other use of a handle in a forked child.
+        if fork::in_child_of_init() {
+            return Err(AccessError::Forked.into());
+        }
         // The session must not end between the look and the take.
         let take = || taken.take_over_if(handle, check);
         let (block, shape, _was_kept) = self.heaps.while_open(take)??;

@@ -342,3 +342,37 @@ fn every_backing_serves_blocks_and_arenas() {
         Some(Reason::BackingUnsupported)
     );
 }
+
+#[test]
+fn two_pools_never_hand_out_each_others_blocks() {
+    let client = Client::embedded().unwrap();
+    let pools = ["a", "b"].map(|name| client.create_pool(name, PoolOptions::new(8 << 20)).unwrap());
+    let mut held = Vec::new();
+    let mut x = 88_172_645_463_325_252_u64;
+    for _ in 0..20_000 {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        let pool = &pools[usize::from(x & 1 == 1)];
+        let block = pool
+            .alloc_slice::<u8>(16 + (x >> 8) as usize % 5000)
+            .unwrap();
+        held.push((block, pool.id()));
+        if held.len() > 50 {
+            let at = (x >> 20) as usize % held.len();
+            let (block, id) = held.swap_remove(at);
+            let handle = block.into_handle().unwrap();
+            assert_eq!(handle.pool(), id);
+            pools
+                .iter()
+                .find(|pool| pool.id() == id)
+                .unwrap()
+                .free(handle)
+                .unwrap();
+        }
+        if held.len() > 45 && x & 64 == 0 {
+            let at = (x >> 30) as usize % held.len();
+            drop(held.swap_remove(at));
+        }
+    }
+}
