@@ -10,7 +10,7 @@ const MUST_LIST: usize = 18;
 fn tool_of(path: &str) -> &'static str {
     if path.contains("loom_models") {
         "loom"
-    } else if path.contains("/crash/") {
+    } else if path.contains("/tests/crash/") {
         "crash"
     } else {
         "property"
@@ -19,17 +19,17 @@ fn tool_of(path: &str) -> &'static str {
 
 /// Adds the tests of mutants in the sources under `dir`: those that are to panic, or have a checker
 /// caught. By name, with their tools.
-fn tests_in(dir: &Path, found: &mut BTreeMap<String, Vec<&'static str>>) {
+fn tests_in(root: &Path, dir: &Path, found: &mut BTreeMap<String, Vec<&'static str>>) {
     for entry in fs::read_dir(dir).unwrap().map(Result::unwrap) {
         let path = entry.path();
         if path.is_dir() {
-            tests_in(&path, found);
+            tests_in(root, &path, found);
             continue;
         }
-        let path = path.to_str().unwrap();
-        let Ok(text) = fs::read_to_string(path) else {
+        let Ok(text) = fs::read_to_string(&path) else {
             continue;
         };
+        let path = path.strip_prefix(root).unwrap().to_str().unwrap();
         let mutants = match text.split_once("mod mutants {") {
             Some((_, mutants)) => mutants,
             None if path.ends_with("mutants.rs") => text.as_str(),
@@ -53,7 +53,7 @@ fn every_mistake_in_the_list_has_its_test_and_every_test_is_in_the_list() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let mut tests = BTreeMap::new();
     for of in ["shm", "daemon"] {
-        tests_in(&root.join(of).join("src"), &mut tests);
+        tests_in(root, &root.join(of).join("src"), &mut tests);
     }
     let testing = fs::read_to_string(root.join("docs/testing.md")).unwrap();
     let (_, table) = testing.split_once("| mistake |").expect("the table");

@@ -307,7 +307,8 @@ impl Pool {
             }
             if stands {
                 slot.settle();
-                state.records.insert(index, record);
+                let replaces = None;
+                state.records.insert(index, Record { replaces, ..record });
             } else {
                 slot.clear();
             }

@@ -223,6 +223,12 @@ impl Sessions {
         self.lock().taken.insert(number);
     }
 
+    /// Has the search for a free number begin at this one, for a test.
+    #[cfg(all(test, crash))]
+    pub(crate) fn search_from(&self, number: SessionNumber) {
+        self.lock().next_number = number.get() - 1;
+    }
+
     /// Returns the session with that token.
     pub fn by_token(&self, token: &SessionToken) -> Option<Arc<Session>> {
         let hash: TokenHash = Sha256::digest(token.as_bytes()).into();

@@ -247,7 +247,13 @@ impl ArenaWorld {
         let now = Instant::now();
         let core = core_on(self.dir.as_ref().expect("one has ended"), now);
         let dir = self.dir.take().expect("checked");
-        self.daemon = Some(Daemon { core, now, dir });
+        let store = MemoryStore::default();
+        self.daemon = Some(Daemon {
+            core,
+            now,
+            dir,
+            store,
+        });
     }
 
     fn restart(&mut self) {
