@@ -13,7 +13,7 @@ use goumem_proto::{model, v1};
 use goumem_shm::leased_span::SpanLease;
 use goumem_shm::page_map::SpanEpoch;
 use goumem_shm::{LeasedSpan, RawBlock};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
 use crate::connect::Rpc;
 use crate::error::{AllocError, Error};
@@ -27,10 +27,11 @@ use crate::pool::alloc::Want;
 /// lives in them.
 const MAX_LEASES: u32 = 64;
 
-/// How long others get to give back what they do not use, and how soon a lease is tried again
-/// meanwhile: the pauses double, half of each at random, since a full pool may have a thousand
-/// clients. Who runs gives back within a millisecond; who waits for a core takes longer.
-const PATIENCE_WITH_OTHERS: Duration = Duration::from_secs(1);
+/// How often a lease is tried while others are asked to give back what they do not use: about a
+/// second in all. A number and not a time, because on a busy machine, where others take longer to
+/// answer, so does each try. The pauses double, half of each at random, since a full pool may have
+/// a thousand clients.
+const MAX_TRIES: u32 = 16;
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
@@ -151,9 +152,10 @@ impl PoolCore {
         spec: SpanSpec,
         count: u32,
     ) -> Result<Vec<SpanInfo>, Error> {
-        let until = Instant::now() + PATIENCE_WITH_OTHERS;
         let mut pause = FIRST_PAUSE;
+        let mut tries = 0;
         loop {
+            tries += 1;
             let (reason, requested_bytes, error) = match self.call_lease(spec, count).await {
                 Err(
                     error @ Error::Exhausted {
@@ -170,7 +172,7 @@ impl PoolCore {
             let returned = self.return_idle().await?;
             let is_hopeless = reason == Reason::QuotaExceeded
                 || requested_bytes.is_some_and(|bytes| bytes > self.info.max_capacity_bytes)
-                || Instant::now() >= until;
+                || tries >= MAX_TRIES;
             if returned > 0 && !is_hopeless {
                 continue;
             }
