@@ -376,6 +376,12 @@ impl ArenaMemory {
     }
 }
 
+impl AsRef<Self> for ArenaMemory {
+    fn as_ref(&self) -> &Self {
+        self
+    }
+}
+
 #[cold]
 pub(crate) fn refusal(refusal: ArenaRefusal, handle: Handle) -> AccessError {
     match refusal {

@@ -26,6 +26,20 @@ pub(super) const OF_CLIENTS: &[Of] = &[
         operation: |w| w.alloc(Alice, 40),
     },
     Of {
+        name: "get, allocs, trim and reset of a holder that bumps privately",
+        before: ArenaWorld::populate,
+        operation: |w| {
+            let mut arena = w.get_privately(Alice);
+            for size_bytes in [40, 500] {
+                arena.alloc(size_bytes, 16).unwrap();
+                arena.trim();
+            }
+            arena.reset().unwrap();
+            arena.alloc(1000, 16).unwrap();
+            arena.give_back().unwrap();
+        },
+    },
+    Of {
         name: "alloc in a shared arena",
         before: |w| {
             hold(w);

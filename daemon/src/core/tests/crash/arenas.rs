@@ -1,6 +1,7 @@
 //! A world around one arena pool: Alice, who dies, Bob, who lives on, and what must be true whoever
 //! died where.
 
+use goumem_shm::HeldArena;
 use goumem_shm::arena::ArenaState;
 
 use super::blocks::Who;
@@ -13,13 +14,13 @@ const NAME: &str = "batch/17";
 /// A client, and what it maps.
 struct Client {
     caller: Caller,
-    memory: ArenaMemory,
+    memory: Arc<ArenaMemory>,
 }
 
 impl Client {
     fn new(daemon: &Daemon, pool: PoolId) -> Self {
         let caller = daemon.caller(1000);
-        let memory = daemon.map_arenas(&caller, pool, ARENAS);
+        let memory = Arc::new(daemon.map_arenas(&caller, pool, ARENAS));
         Self { caller, memory }
     }
 }
@@ -141,6 +142,12 @@ impl ArenaWorld {
     /// Gets an arena for a client, by its mapping.
     pub(super) fn get(&self, who: Who) -> Handle {
         let arena = self.memory(who).try_get(self.session(who), 0);
+        arena.expect("an arena is free")
+    }
+
+    /// Gets an arena for a client that bumps it privately.
+    pub(super) fn get_privately(&self, who: Who) -> HeldArena<ArenaMemory> {
+        let arena = HeldArena::get(&self.client(who).memory, self.session(who), 0);
         arena.expect("an arena is free")
     }
 
