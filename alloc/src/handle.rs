@@ -88,6 +88,30 @@ impl Handle {
         }
     }
 
+    /// Returns the handle of the allocation that lies `inside_bytes` into the arena which this
+    /// handle names.
+    ///
+    /// # Panics
+    ///
+    /// If that is not a multiple of 16, or does not end below 2^52.
+    #[inline]
+    #[must_use]
+    pub const fn allocation_at(self, inside_bytes: u64) -> Self {
+        const KIND: u64 = (1 << KIND_BITS) - 1;
+        const OFFSET: u64 = (1 << GENERATION_SHIFT) - 1 - KIND;
+        let limit_bytes = OFFSET - (self.low & OFFSET);
+        assert!(
+            inside_bytes & KIND == 0 && inside_bytes <= limit_bytes,
+            "a handle's offset is a multiple of 16 below 2^52"
+        );
+        // An offset stands where it is in bytes, since a kind has as many bits as a grain.
+        let low = (self.low & !KIND).wrapping_add(inside_bytes);
+        Self {
+            high: self.high,
+            low: low | HandleKind::ArenaAllocation as u64,
+        }
+    }
+
     /// Makes a handle of its two words.
     ///
     /// # Errors

@@ -22,6 +22,18 @@ fn handle(pool: u32, generation: u64, grains: u64, kind: HandleKind) -> Handle {
 
 proptest! {
     #[test]
+    fn allocation_in_an_arena_is_named_as_if_by_its_own_offset(
+        generation in 0..=Generation::MAX.get(),
+        grains in 0_u64..1 << (GRAIN_BITS - 1),
+        inside_grains in 0_u64..1 << (GRAIN_BITS - 1),
+    ) {
+        let arena = handle(9, generation, grains, HandleKind::Arena);
+        let kind = HandleKind::ArenaAllocation;
+        let expected = handle(9, generation, grains + inside_grains, kind);
+        prop_assert_eq!(arena.allocation_at(inside_grains * GRAIN_BYTES), expected);
+    }
+
+    #[test]
     fn handles_survive_words_bytes_and_text(
         pool in 1..=u32::MAX,
         generation in 0..=Generation::MAX.get(),

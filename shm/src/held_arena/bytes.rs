@@ -4,7 +4,7 @@ use std::fmt;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use goumem_alloc::{Handle, HandleKind, Offset};
+use goumem_alloc::Handle;
 
 use crate::arena::ArenaWords;
 use crate::arena_memory::ArenaMemory;
@@ -78,9 +78,7 @@ impl<M: AsRef<ArenaMemory>> ArenaBytes<M> {
     /// Returns the handle of what lies `inside_bytes` into the arena, a multiple of 16.
     #[inline]
     pub fn handle_of(&self, inside_bytes: u64) -> Handle {
-        let offset = Offset::new(self.handle.offset().get() + inside_bytes);
-        let kind = HandleKind::ArenaAllocation;
-        Handle::new(self.handle.pool(), self.handle.generation(), offset, kind)
+        self.handle.allocation_at(inside_bytes)
     }
 
     /// Returns how many bytes into the arena a handle of this life points.
