@@ -7,7 +7,8 @@ use goumem::{AllocError, Block};
 
 use crate::timing::Run;
 
-/// An allocator, to be used from one thread at a time.
+/// An allocator, to be used from one thread at a time. The methods here are always inlined: with
+/// several callers they are worth a call to the compiler, which no program's own loop would have.
 pub(crate) trait Heap: Clone + Send + 'static {
     /// A block whose size the compiler knows.
     type Sized<const BYTES: usize>: Touch;
@@ -43,7 +44,7 @@ impl Heap for Goumem {
     type Sized<const BYTES: usize> = Block<[u8; BYTES]>;
     type Bytes = Block<[u8]>;
 
-    #[inline]
+    #[inline(always)]
     fn alloc<const BYTES: usize>(&self) -> anyhow::Result<Block<[u8; BYTES]>> {
         match self.0.try_alloc() {
             Ok(block) => Ok(block),
@@ -51,7 +52,7 @@ impl Heap for Goumem {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn alloc_bytes(&self, len_bytes: usize) -> anyhow::Result<Block<[u8]>> {
         match self.0.try_alloc_slice(len_bytes) {
             Ok(block) => Ok(block),
@@ -72,24 +73,24 @@ fn after_lease<T>(
 }
 
 impl<const BYTES: usize> Touch for Block<[u8; BYTES]> {
-    #[inline]
+    #[inline(always)]
     fn touch(&mut self) {
         *black_box(&mut self[0]) = 1;
     }
 
-    #[inline]
+    #[inline(always)]
     fn fill(&mut self, byte: u8) {
         black_box(&mut **self).fill(byte);
     }
 }
 
 impl Touch for Block<[u8]> {
-    #[inline]
+    #[inline(always)]
     fn touch(&mut self) {
         *black_box(&mut self[0]) = 1;
     }
 
-    #[inline]
+    #[inline(always)]
     fn fill(&mut self, byte: u8) {
         black_box(&mut **self).fill(byte);
     }

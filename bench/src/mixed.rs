@@ -13,7 +13,7 @@ use crate::peers;
 use crate::random::{Random, Sizes};
 use crate::report::Line;
 use crate::suite::Bench;
-use crate::timing::{Effort, Medians, Run, alternate, each_ns};
+use crate::timing::{Effort, Run, alternate, each_ns};
 use crate::worker::{Serve, TwoThreads, TwoWorkers, Worker};
 
 pub(crate) mod overhead;
@@ -123,7 +123,7 @@ pub(crate) fn mixed_2p(bench: &Bench, effort: Effort) -> anyhow::Result<Line> {
         mixed.steps.to_string().into(),
     ];
     let mut workers = TwoWorkers([Worker::start(ROLE, &args)?, Worker::start(ROLE, &args)?]);
-    let medians: Medians = alternate(
+    let medians = alternate(
         effort,
         50,
         Box::new(move || workers.round("").map(mean)),

@@ -78,7 +78,7 @@ pub(crate) fn flat(bench: &Bench, effort: Effort) -> anyhow::Result<Line> {
         ("live_1e6", many / 50),
         ("live_5e7", many),
     ] {
-        // The blocks, and as much again as a span in hand of each lease takes.
+        // An eighth more is what the last lease may bring at most.
         let bytes = n as u64 * 64 * 5 / 4 + (64 << 20);
         let heap = Goumem(client.create_pool(name, PoolOptions::new(bytes))?);
         let mut live = Vec::with_capacity(n);

@@ -50,14 +50,14 @@ impl<P: Peer> Heap for PeerHeap<P> {
     type Sized<const BYTES: usize> = SizedBlock<P, BYTES>;
     type Bytes = BytesBlock<P>;
 
-    #[inline]
+    #[inline(always)]
     fn alloc<const BYTES: usize>(&self) -> anyhow::Result<SizedBlock<P, BYTES>> {
         let layout = Layout::new::<[u8; BYTES]>();
         // INVARIANT: BYTES bytes of `P`, from now on this block's.
         Ok(SizedBlock(alloc::<P>(layout), PhantomData))
     }
 
-    #[inline]
+    #[inline(always)]
     fn alloc_bytes(&self, len_bytes: usize) -> anyhow::Result<BytesBlock<P>> {
         let layout = Layout::array::<u8>(len_bytes)?;
         let pointer = alloc::<P>(layout);
@@ -69,7 +69,7 @@ impl<P: Peer> Heap for PeerHeap<P> {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn alloc<P: Peer>(layout: Layout) -> NonNull<u8> {
     assert!(layout.size() > 0, "a block of no bytes");
     // SAFETY: the layout has bytes.
@@ -96,14 +96,14 @@ unsafe impl<P: Peer, const BYTES: usize> Send for SizedBlock<P, BYTES> {}
 unsafe impl<P: Peer> Send for BytesBlock<P> {}
 
 impl<P: Peer, const BYTES: usize> Touch for SizedBlock<P, BYTES> {
-    #[inline]
+    #[inline(always)]
     fn touch(&mut self) {
         let first = black_box(self.0);
         // SAFETY: the block's first byte, which is ours; blocks have at least one.
         unsafe { first.write(1) };
     }
 
-    #[inline]
+    #[inline(always)]
     fn fill(&mut self, byte: u8) {
         let first = black_box(self.0);
         // SAFETY: all of the block's bytes, which are ours.
@@ -112,14 +112,14 @@ impl<P: Peer, const BYTES: usize> Touch for SizedBlock<P, BYTES> {
 }
 
 impl<P: Peer> Touch for BytesBlock<P> {
-    #[inline]
+    #[inline(always)]
     fn touch(&mut self) {
         let first = black_box(self.0).cast::<u8>();
         // SAFETY: the block's first byte, which is ours; blocks have at least one.
         unsafe { first.write(1) };
     }
 
-    #[inline]
+    #[inline(always)]
     fn fill(&mut self, byte: u8) {
         let bytes = black_box(self.0);
         // SAFETY: all of the block's bytes, which are ours.
@@ -128,7 +128,7 @@ impl<P: Peer> Touch for BytesBlock<P> {
 }
 
 impl<P: Peer, const BYTES: usize> Drop for SizedBlock<P, BYTES> {
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
         // SAFETY: given out by `P` for this layout (invariant), and given back once.
         unsafe { P::THE.dealloc(self.0.as_ptr(), Layout::new::<[u8; BYTES]>()) };
@@ -136,7 +136,7 @@ impl<P: Peer, const BYTES: usize> Drop for SizedBlock<P, BYTES> {
 }
 
 impl<P: Peer> Drop for BytesBlock<P> {
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
         // SAFETY: the length is that of a layout of bytes.
         let layout = unsafe { Layout::from_size_align_unchecked(self.0.len(), 1) };
