@@ -69,7 +69,9 @@ impl ArenaPool {
                     .holders
                     .of(index)
                     .is_some_and(|named| named.handle().generation() == word.generation()),
-                Some(ArenaState::Free) | None => false,
+                // Whoever maps the pool may claim it this very moment.
+                Some(ArenaState::Free) => true,
+                None => false,
             };
             if !held {
                 words.force_free();

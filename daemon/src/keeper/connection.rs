@@ -140,11 +140,16 @@ impl Connection {
     /// Has it close everything, and waits for its end.
     pub(super) fn end(&mut self) -> io::Result<()> {
         self.tell_end()?;
-        let watch = DeathWatch::new()?;
-        watch.add(&self.keeper, 0)?;
-        watch.wait(Some(END_DEADLINE))?;
+        self.wait_for_end()?;
         self.reap();
         Ok(())
+    }
+
+    /// Waits until it is dead, for a while.
+    pub(super) fn wait_for_end(&self) -> io::Result<()> {
+        let watch = DeathWatch::new()?;
+        watch.add(&self.keeper, 0)?;
+        watch.wait(Some(END_DEADLINE)).map(|_| ())
     }
 
     /// Has it close everything.

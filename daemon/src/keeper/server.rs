@@ -225,7 +225,8 @@ impl Keeper {
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        // Before the process ends: the next daemon may start a keeper at any time after.
+        // While the listener is open: a daemon that finds nobody here starts the next keeper, whose
+        // socket lies in the same place.
         let _ = fs::remove_file(&self.path);
     }
 }

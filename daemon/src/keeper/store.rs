@@ -187,7 +187,7 @@ impl Shared {
             if !old.keeper.is_dead() {
                 // Two of them would each hold a part.
                 let _ = old.keeper.kill();
-                let _ = old.end();
+                let _ = old.wait_for_end();
             }
             old.reap();
         }

@@ -142,7 +142,9 @@ impl Pool {
                         }
                     }
                     // The first try, which was cut off, has freed it.
-                    Err(Error::Access(AccessError::Stale { .. })) if cut_off => batch.freed += 1,
+                    Err(Error::Access(
+                        AccessError::Stale { .. } | AccessError::DoubleFree { .. },
+                    )) if cut_off => batch.freed += 1,
                     Err(error) => batch.failures.push(FreeFailure {
                         index: u32::try_from(index).unwrap_or(u32::MAX),
                         reason: error.reason(),

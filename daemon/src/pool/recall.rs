@@ -62,6 +62,8 @@ impl Pool {
                 return Some(done(&returned));
             }
             RequestOp::ReturnSpans => return Some(Recalled::CutOff),
+            // Of many blocks no note has room: what a batch came to is not known.
+            RequestOp::AllocBatch => return Some(Recalled::Unknown),
             RequestOp::Realloc => {
                 let moved = outcome.filter(|_| request.done);
                 let block = moved.and_then(|handle| self.describe(handle));

@@ -1,7 +1,11 @@
 //! A core that is dropped as a SIGKILL drops it, and the next one on the same fds: what was held is
 //! held, and what was asked for is answered once.
 
+use goumem_proto::model::AllocBatch;
+use goumem_shm::root::RequestOp;
+
 use super::*;
+use crate::session::Intent;
 
 const ID: RequestId = RequestId::new(7);
 
@@ -357,6 +361,78 @@ fn a_call_that_had_not_begun_is_done_by_its_retry() {
         reason(daemon.core.free(&bob, old, daemon.now)),
         Reason::RequestExpired
     );
+}
+
+/// The notes that a daemon leaves which is killed in the middle, and as much of the effect.
+#[test]
+fn a_call_that_was_cut_off_is_finished_by_its_retry() {
+    let (daemon, alice, bob, pool) = scene();
+    let arenas = daemon.arena_pool(&alice, "arenas", 2);
+    let session = Arc::clone(bob.session.as_ref().unwrap());
+    let class = SizeClass::from_index(5).unwrap();
+    let spans = [(); 2].map(|()| daemon.lease(&bob, pool, class).unwrap()[0]);
+    let freed = [(); 2].map(|()| daemon.alloc(&bob, pool, 100).unwrap());
+    let lost = daemon.alloc(&bob, pool, 100).unwrap();
+    let id = RequestId::new;
+    // One of two spans was returned, one of two blocks freed.
+    session.intend(id(1), Intent::of(RequestOp::ReturnSpans, pool));
+    daemon.return_span(&bob, pool, spans[0]).unwrap();
+    session.intend(id(2), Intent::of(RequestOp::FreeBatch, pool));
+    daemon.free(&bob, freed[0]).unwrap();
+    // The block of an Alloc was not exported yet.
+    daemon.free(&bob, lost).unwrap();
+    session.intend(id(3), Intent::about(RequestOp::Alloc, lost));
+    // An arena was claimed for bob and not handed over; another for somebody who left no note.
+    let memory = daemon.map_arenas(&bob, arenas, 2);
+    let claimed = [(); 2].map(|()| {
+        let daemon = goumem_alloc::SessionNumber::DAEMON;
+        memory.try_get(daemon, 0).unwrap()
+    });
+    session.intend(id(4), Intent::about(RequestOp::GetArena, claimed[0]));
+    // A batch got as far as nobody knows.
+    session.intend(id(5), Intent::of(RequestOp::AllocBatch, pool));
+
+    let (daemon, [bob]) = daemon.kill_and_restart([&bob]);
+    let (core, now) = (&daemon.core, daemon.now);
+    let give = ReturnSpans {
+        pool_id: pool,
+        spans: spans.to_vec(),
+        request_id: id(1),
+    };
+    for _ in 0..2 {
+        let returned = core.return_spans(&bob, give.clone(), now).unwrap();
+        assert_eq!(returned.returned, 2);
+    }
+    let batch = FreeBatch {
+        handles: freed.to_vec(),
+        request_id: id(2),
+    };
+    let freed = core.free_batch(&bob, batch, now).unwrap();
+    assert_eq!((freed.freed, freed.failures.len()), (2, 0));
+    let alloc = Alloc {
+        pool_id: pool,
+        spec: spec(100),
+        request_id: id(3),
+    };
+    let block = core.alloc(&bob, alloc, now).unwrap().block.handle;
+    core.resolve(&bob, about(block), now).unwrap();
+    assert_eq!(got(daemon.get(&bob, arenas, id(4))), claimed[0]);
+    assert_ne!(got(daemon.get(&bob, arenas, RequestId::NONE)), claimed[1]);
+    let count = goumem_proto::model::CountedSpec {
+        spec: spec(100),
+        count: 2,
+    };
+    let batch = AllocBatch {
+        pool_id: pool,
+        specs: vec![count],
+        request_id: id(5),
+    };
+    assert_eq!(
+        reason(core.alloc_batch(&bob, batch, now)),
+        Reason::RequestExpired
+    );
+    daemon.check();
+    assert_eq!(daemon.stat(&bob, "p").blocks, 1);
 }
 
 #[test]
