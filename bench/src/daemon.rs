@@ -23,6 +23,8 @@ const START_DEADLINE: Duration = Duration::from_secs(10);
 pub(crate) struct Daemon {
     process: Child,
     directory: TempDir,
+    /// What holds its pools when it is killed.
+    keeper: &'static str,
 }
 
 impl Daemon {
@@ -31,30 +33,55 @@ impl Daemon {
     /// # Errors
     /// What the OS says; that it ended or did not listen in time.
     pub(crate) fn start() -> anyhow::Result<Self> {
+        Self::start_with("none")
+    }
+
+    /// Starts one whose pools outlive it, for [`restart`](Self::restart).
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub(crate) fn start_kept() -> anyhow::Result<Self> {
+        Self::start_with("process")
+    }
+
+    fn start_with(keeper: &'static str) -> anyhow::Result<Self> {
         let directory = tempfile::tempdir().context("could not make a directory")?;
-        let program = std::env::current_exe().context("could not find this program")?;
-        let mut command = Command::new(program);
-        command
-            .arg(SUBCOMMAND)
-            .arg("--listen")
-            .arg(socket_in(&directory))
-            .arg("--data-dir")
-            .arg(directory.path().join("data"))
-            .args(["--log-level", "warn", "--keeper", "none"])
-            .stdin(Stdio::piped());
-        let process = command.spawn().context("could not start the daemon")?;
-        let mut daemon = Self { process, directory };
+        let process = spawn(&directory, &["--keeper", keeper])?;
+        let mut daemon = Self {
+            process,
+            directory,
+            keeper,
+        };
+        daemon.wait_until_it_listens()?;
+        Ok(daemon)
+    }
+
+    /// Kills it, and starts the next one in its place. Returns when that one was started; it
+    /// listens by now.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub(crate) fn restart(&mut self) -> anyhow::Result<Instant> {
+        self.process.kill()?;
+        self.process.wait()?;
+        let start = Instant::now();
+        self.process = spawn(&self.directory, &["--keeper", self.keeper])?;
+        self.wait_until_it_listens()?;
+        Ok(start)
+    }
+
+    fn wait_until_it_listens(&mut self) -> anyhow::Result<()> {
         let deadline = Instant::now() + START_DEADLINE;
-        while std::os::unix::net::UnixStream::connect(daemon.socket()).is_err() {
-            if let Some(status) = daemon.process.try_wait()? {
+        while std::os::unix::net::UnixStream::connect(self.socket()).is_err() {
+            if let Some(status) = self.process.try_wait()? {
                 bail!("the daemon ended at once: {status}");
             }
             if Instant::now() > deadline {
                 bail!("the daemon does not listen after {START_DEADLINE:?}");
             }
-            std::thread::sleep(Duration::from_millis(5));
+            std::thread::sleep(Duration::from_millis(1));
         }
-        Ok(daemon)
+        Ok(())
     }
 
     /// Returns the path of its socket.
@@ -81,7 +108,29 @@ impl Drop for Daemon {
         // Its memory and its processes go with it, its files with the directory.
         let _ = self.process.kill();
         let _ = self.process.wait();
+        // Else the keeper would wait for the next daemon.
+        if self.keeper != "none"
+            && let Ok(mut dropping) = spawn(&self.directory, &["--drop"])
+        {
+            let _ = dropping.wait();
+        }
     }
+}
+
+/// Starts this program as goumemd, with the files of a directory.
+fn spawn(directory: &TempDir, args: &[&str]) -> anyhow::Result<Child> {
+    let program = std::env::current_exe().context("could not find this program")?;
+    Command::new(program)
+        .arg(SUBCOMMAND)
+        .arg("--listen")
+        .arg(socket_in(directory))
+        .arg("--data-dir")
+        .arg(directory.path().join("data"))
+        .args(["--log-level", "warn"])
+        .args(args)
+        .stdin(Stdio::piped())
+        .spawn()
+        .context("could not start the daemon")
 }
 
 /// Returns a client of the daemon that listens there.

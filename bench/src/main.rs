@@ -23,6 +23,7 @@ mod pair;
 #[expect(unsafe_code, reason = "calls peers as their C and GlobalAlloc want it")]
 mod peers;
 mod random;
+mod recovery;
 mod replace;
 mod report;
 mod ring;
@@ -53,6 +54,10 @@ fn main() -> anyhow::Result<ExitCode> {
     let program = args.next();
     if args.next_if(|first| first == daemon::SUBCOMMAND).is_some() {
         return Ok(daemon::become_daemon(program.into_iter().chain(args)));
+    }
+    // Started by a daemon that this program is.
+    if args.next_if(|first| first == "keeper").is_some() {
+        return Ok(goumemd::keeper_main(args));
     }
     if args.next_if(|first| first == worker::SUBCOMMAND).is_some() {
         worker::become_worker(args)?;

@@ -4,7 +4,9 @@ use anyhow::ensure;
 
 use crate::report::{Goal, Line};
 use crate::timing::Effort;
-use crate::{arena, arena_2p, control, copy_out, first_touch, handoff, mixed, pair, replace, rpc};
+use crate::{
+    arena, arena_2p, control, copy_out, first_touch, handoff, mixed, pair, recovery, replace, rpc,
+};
 
 /// A benchmark.
 pub(crate) struct Bench {
@@ -54,6 +56,8 @@ const BENCHES: &[Bench] = &[
     bench("copy_out_private", Goal::Ratio(1.1), copy_out::private),
     without_goal("first_touch_fresh", first_touch::fresh),
     without_goal("first_touch_again", first_touch::again),
+    bench("recovery_pools", Goal::Value(100.0), recovery::pools),
+    bench("recovery_sweep", Goal::Value(50.0), recovery::sweep),
 ];
 
 /// Returns the benchmarks that a name selects, each once; all of them without names.

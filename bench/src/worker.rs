@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, anyhow, bail};
 
 use crate::timing::Run;
-use crate::{arena_2p, handoff, mixed};
+use crate::{arena_2p, handoff, mixed, recovery};
 
 /// Makes this program a worker, if it is the first argument. Not for people.
 pub(crate) const SUBCOMMAND: &str = "become-worker";
@@ -76,6 +76,18 @@ impl Worker {
         let line = line.trim_end();
         line.parse()
             .map_err(|_| anyhow!("a worker's answer: {line}"))
+    }
+}
+
+impl Worker {
+    /// Kills it, and waits until it is gone.
+    ///
+    /// # Errors
+    /// What the OS says.
+    pub(crate) fn kill(mut self) -> anyhow::Result<()> {
+        self.process.kill()?;
+        self.process.wait()?;
+        Ok(())
     }
 }
 
@@ -217,6 +229,7 @@ fn serve(args: &[OsString]) -> anyhow::Result<Serve> {
         Some(arena_2p::ROLE) => arena_2p::serve(args),
         Some(handoff::SENDER) => handoff::serve_sender(args),
         Some(handoff::RECEIVER) => handoff::serve_receiver(args),
+        Some(recovery::ROLE) => recovery::hold(args),
         _ => bail!("no such role: {}", role.display()),
     }
 }

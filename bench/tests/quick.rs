@@ -33,6 +33,8 @@ const BENCHES: [&str; 24] = [
     "copy_out_private",
     "first_touch_fresh",
     "first_touch_again",
+    "recovery_pools",
+    "recovery_sweep",
 ];
 
 fn run(args: &[&str]) -> Vec<Value> {
