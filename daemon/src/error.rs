@@ -6,6 +6,8 @@ use goumem_proto::model::{Backing, Holder, ProtocolError};
 use goumem_shm::os::SegmentError;
 use goumem_shm::{AccessError, SegmentRefusal};
 
+use crate::fd_room::is_out_of_fds;
+
 /// A table that is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Table {
@@ -283,6 +285,20 @@ impl Error {
             doing,
             source: source.into(),
         }
+    }
+
+    /// The same, for a row of a table that costs an fd: without one, the table is full with what
+    /// it has.
+    pub(crate) fn no_fd(
+        doing: &'static str,
+        (table, n_rows): (Table, usize),
+        source: std::io::Error,
+    ) -> Self {
+        if is_out_of_fds(&source) {
+            let limit = n_rows as u64;
+            return Self::TooMany { table, limit };
+        }
+        Self::os(doing, source)
     }
 }
 

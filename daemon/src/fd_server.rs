@@ -22,7 +22,7 @@ use tracing::{debug, error};
 
 use crate::core::Core;
 use crate::error::Error;
-use crate::listen::Acceptor;
+use crate::listen::{Acceptor, Holder, Shares};
 use crate::status::chain;
 
 /// Connections at a time. A client needs one, for as long as it takes to open a pool.
@@ -38,21 +38,30 @@ pub(crate) async fn serve(
     tasks: TaskTracker,
 ) {
     let limit = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let shares = Shares::new("fd", MAX_CONNECTIONS);
     let mut acceptor = Acceptor::new(listener, "fd", limit);
     while let Some((socket, permit)) = stop.run_until_cancelled(acceptor.accept()).await {
+        let Ok(peer) = peer_identity(&socket) else {
+            continue; // gone already
+        };
+        let Some(share) = shares.take(Holder::of(peer)) else {
+            continue;
+        };
         let (core, stop) = (Arc::clone(&core), stop.clone());
         tasks.spawn(async move {
-            if let Some(Err(error)) = stop.run_until_cancelled(converse(&socket, &core)).await {
+            if let Some(Err(error)) = stop
+                .run_until_cancelled(converse(&socket, peer, &core))
+                .await
+            {
                 debug!(%error, "fd connection ended");
             }
-            drop(permit);
+            drop((permit, share));
         });
     }
 }
 
 /// Answers one client until it closes the connection, breaks the protocol or falls silent.
-async fn converse(socket: &UnixStream, core: &Arc<Core>) -> io::Result<()> {
-    let peer = peer_identity(socket)?;
+async fn converse(socket: &UnixStream, peer: PeerIdentity, core: &Arc<Core>) -> io::Result<()> {
     while let Some(frame) = in_time(read_frame(socket)).await? {
         let request = MapRequest::decode(&frame);
         let (reply, fds) = match &request {

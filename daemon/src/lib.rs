@@ -14,6 +14,7 @@ mod cli;
 pub mod config;
 pub mod core;
 pub mod error;
+mod fd_room;
 mod fd_server;
 pub mod fd_store;
 mod keeper;

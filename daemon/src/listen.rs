@@ -21,11 +21,13 @@ use crate::config::Config;
 
 mod accept;
 mod peer;
+mod shares;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use accept::{Acceptor, incoming};
 pub use peer::{LocalPeer, PeerInfo, PeerStream};
+pub(crate) use shares::{Holder, Shares};
 
 /// Why the daemon cannot listen.
 #[derive(Debug, thiserror::Error)]

@@ -15,7 +15,8 @@ use goumem_shm::{ArenaMemory, PoolMemory, arena_data_plan, data_plan};
 use super::Core;
 use super::registry::AnyPool;
 use crate::arena_pool::{ArenaPool, ArenaPoolParts};
-use crate::error::Error;
+use crate::error::{Error, Table};
+use crate::fd_room::{self, Purpose};
 use crate::fd_store::StoredFd;
 use crate::permission;
 use crate::pool::{Pool, PoolParts, TablePages};
@@ -224,7 +225,9 @@ impl Core {
         ] {
             self.store
                 .store(what.name(), Arc::clone(segment) as _)
-                .map_err(|e| Error::os("hold a pool's memory for a restart", e))?;
+                .map_err(|e| {
+                    Error::no_fd("hold a pool's memory for a restart", self.pool_rows(), e)
+                })?;
         }
         Ok(())
     }
@@ -277,7 +280,19 @@ impl Core {
                             name: name.to_string(),
                         }
                     }
+                    SegmentError::Os { doing, source, .. } => {
+                        Error::no_fd(doing, self.pool_rows(), source)
+                    }
                     other => Error::os("make a segment", other),
+                })
+                .and_then(|segment| {
+                    let room = fd_room::check(&segment, Purpose::Pool);
+                    room.map_err(|e| {
+                        // What cannot be removed now is a leftover of the next start.
+                        let _ = segment.remove();
+                        Error::no_fd("make a segment", self.pool_rows(), e)
+                    })?;
+                    Ok(segment)
                 })
         };
         let control = create("control", control_bytes)?;
@@ -288,6 +303,12 @@ impl Core {
                 Err(error)
             }
         }
+    }
+
+    /// What is in the table of pools.
+    fn pool_rows(&self) -> (Table, usize) {
+        let (blocks, arenas) = self.registry().counts();
+        (Table::Pools, blocks + arenas)
     }
 
     fn commit(

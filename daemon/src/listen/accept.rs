@@ -1,6 +1,6 @@
 //! The accept loops. tonic's own tries again at once when the process is out of fds, and burns a
-//! core until one is free; these pause. And they bound the number of connections: one too many is
-//! closed at once, so that its owner learns of it.
+//! core until one is free; these pause. And they bound the number of connections, of all and of
+//! each client: one too many is closed at once, so that its owner learns of it.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -18,6 +18,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::peer::{LocalPeer, PeerInfo, PeerStream, Socket};
+use super::shares::{Holder, Shares};
+use crate::fd_room::{self, Purpose};
 
 /// Pauses after a failed accept: long enough to cost nothing, short enough not to be noticed.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -107,13 +109,21 @@ pub(crate) fn incoming(
     max_connections: u32,
     ended: &CancellationToken,
 ) -> ReceiverStream<Result<PeerStream, Infallible>> {
-    let limit = Arc::new(Semaphore::new(max_connections as usize));
+    let places = fd_room::connections(max_connections) as usize;
+    let limit = Arc::new(Semaphore::new(places));
+    let shares = Shares::new("grpc", places);
     let (sender, receiver) = mpsc::channel(1);
     let unix = Acceptor::new(unix, "grpc", Arc::clone(&limit));
-    tokio::spawn(forward(unix, sender.clone(), ended.clone(), local));
+    tokio::spawn(forward(
+        unix,
+        sender.clone(),
+        shares.clone(),
+        ended.clone(),
+        local,
+    ));
     if let Some(tcp) = tcp {
         let tcp = Acceptor::new(tcp, "tcp", limit);
-        tokio::spawn(forward(tcp, sender, ended.clone(), remote));
+        tokio::spawn(forward(tcp, sender, shares, ended.clone(), remote));
     }
     ReceiverStream::new(receiver)
 }
@@ -121,6 +131,7 @@ pub(crate) fn incoming(
 async fn forward<L: Listen>(
     mut acceptor: Acceptor<L>,
     to: mpsc::Sender<Result<PeerStream, Infallible>>,
+    shares: Shares,
     ended: CancellationToken,
     identify: fn(L::Accepted) -> io::Result<(Socket, PeerInfo)>,
 ) {
@@ -136,11 +147,14 @@ async fn forward<L: Listen>(
                 continue;
             }
         };
+        let Some(share) = shares.take(holders(&peer)) else {
+            continue;
+        };
         let stream = PeerStream {
             socket,
             peer,
             ended: Box::pin(ended.clone().cancelled_owned()),
-            _permit: permit,
+            _place: (permit, share),
         };
         if to.send(Ok(stream)).await.is_err() {
             return;
@@ -148,12 +162,21 @@ async fn forward<L: Listen>(
     }
 }
 
+fn holders(peer: &PeerInfo) -> Vec<Holder> {
+    match peer {
+        PeerInfo::Local(peer) => Holder::of(peer.identity()),
+        PeerInfo::Remote { .. } => vec![Holder::Remote],
+    }
+}
+
 fn local(socket: UnixStream) -> io::Result<(Socket, PeerInfo)> {
+    fd_room::check(&socket, Purpose::Connection)?;
     let peer = LocalPeer::of(&socket).map_err(io::Error::other)?;
     Ok((Socket::Unix(socket), PeerInfo::Local(Arc::new(peer))))
 }
 
 fn remote((socket, address): (TcpStream, SocketAddr)) -> io::Result<(Socket, PeerInfo)> {
+    fd_room::check(&socket, Purpose::Connection)?;
     // A call is one small message and waits for its answer.
     socket.set_nodelay(true)?;
     // A peer that lost its power says no goodbye, and its connection would count for ever.

@@ -7,12 +7,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use goumem_shm::os::peer::{self, PeerError, PidFd};
+use goumem_shm::os::peer::{self, PeerError, PeerIdentity, PidFd};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::transport::server::Connected;
+
+use super::shares::Share;
 
 /// Who is at the other end.
 #[derive(Debug, Clone)]
@@ -63,6 +65,15 @@ impl LocalPeer {
             pidfd,
         })
     }
+
+    /// Returns who it is.
+    pub(crate) fn identity(&self) -> PeerIdentity {
+        PeerIdentity {
+            pid: self.pid,
+            uid: self.uid,
+            gid: self.gid,
+        }
+    }
 }
 
 /// A connection that gRPC is served on. It fails when the daemon ends, which is how the calls that
@@ -72,7 +83,7 @@ pub struct PeerStream {
     pub(super) socket: Socket,
     pub(super) peer: PeerInfo,
     pub(super) ended: Pin<Box<WaitForCancellationFutureOwned>>,
-    pub(super) _permit: OwnedSemaphorePermit,
+    pub(super) _place: (OwnedSemaphorePermit, Share),
 }
 
 #[derive(Debug)]

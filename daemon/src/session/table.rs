@@ -20,6 +20,7 @@ use sha2::{Digest as _, Sha256};
 use super::requests::Requests;
 use super::{Caller, Session, SessionState};
 use crate::error::{Error, Table};
+use crate::fd_room::{self, Purpose};
 use crate::fd_store::{FdStore, StoredFd};
 use crate::root::Root;
 
@@ -90,7 +91,14 @@ impl Sessions {
             return Ok((session, token));
         }
         let watched = caller.pidfd.as_deref().map(duplicate).transpose();
-        let watched = watched.map_err(|e| Error::os("hold a session's process", e))?;
+        let watched = watched.and_then(|pidfd| {
+            pidfd
+                .iter()
+                .try_for_each(|fd| fd_room::check(fd, Purpose::Session))?;
+            Ok(pidfd)
+        });
+        let rows = (Table::Sessions, self.count());
+        let watched = watched.map_err(|e| Error::no_fd("hold a session's process", rows, e))?;
         let number = self.take_number()?;
         let opened = self.write_down(caller, request, proof, watched, number, now);
         let mut table = self.lock();
@@ -159,7 +167,12 @@ impl Sessions {
             if let Err(error) = self.store.store(name.clone(), Arc::clone(pidfd) as _) {
                 self.store.remove(&name);
                 self.root.purge_row(number);
-                return Err(Error::os("hold a session's process for a restart", error));
+                let rows = (Table::Sessions, self.count());
+                return Err(Error::no_fd(
+                    "hold a session's process for a restart",
+                    rows,
+                    error,
+                ));
             }
         }
         self.root.row(number).session().commit(&record);

@@ -1,0 +1,145 @@
+//! How many of the places for connections one client may have. Without shares, a single process
+//! that opens connections and forgets them would keep everybody else out.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use goumem_shm::os::peer::PeerIdentity;
+use goumem_shm::os::process::own_uid;
+use tracing::warn;
+
+/// Whose connections are counted together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Holder {
+    /// A process of this machine.
+    Process(u32),
+    /// A user of this machine who is neither root nor the daemon's.
+    User(u32),
+    /// Everybody who comes by TCP.
+    Remote,
+}
+
+impl Holder {
+    /// Returns what a local peer's connection counts for. A process of another pid namespace has
+    /// no number here.
+    pub(crate) fn of(peer: PeerIdentity) -> Vec<Self> {
+        let process = (peer.pid != 0).then_some(Self::Process(peer.pid));
+        let user = ![0, own_uid()].contains(&peer.uid);
+        process
+            .into_iter()
+            .chain(user.then_some(Self::User(peer.uid)))
+            .collect()
+    }
+}
+
+/// Counts the places that each holder has: at most half of all.
+#[derive(Debug, Clone)]
+pub(crate) struct Shares {
+    name: &'static str,
+    each: usize,
+    taken: Arc<Mutex<HashMap<Holder, Taken>>>,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    n: usize,
+    /// It was said that there are no more for it.
+    told: bool,
+}
+
+/// A place that counts; free again when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Share {
+    holders: Vec<Holder>,
+    shares: Shares,
+}
+
+impl Shares {
+    /// `places` of all together; `name` is for the log.
+    pub(crate) fn new(name: &'static str, places: usize) -> Self {
+        Self {
+            name,
+            each: places.div_ceil(2),
+            taken: Arc::default(),
+        }
+    }
+
+    /// Takes a place for somebody, unless one of what they are has its share already.
+    pub(crate) fn take(&self, holders: Vec<Holder>) -> Option<Share> {
+        let mut taken = self.lock();
+        for holder in &holders {
+            if let Some(full) = taken.get_mut(holder).filter(|taken| taken.n >= self.each) {
+                // Said once, not for each of a flood.
+                if !std::mem::replace(&mut full.told, true) {
+                    warn!(
+                        socket = self.name,
+                        ?holder,
+                        connections = full.n,
+                        "has half of all connections: closing new ones"
+                    );
+                }
+                return None;
+            }
+        }
+        for &holder in &holders {
+            taken.entry(holder).or_default().n += 1;
+        }
+        drop(taken);
+        Some(Share {
+            holders,
+            shares: self.clone(),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Holder, Taken>> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut taken = self.shares.lock();
+        for holder in &self.holders {
+            let Some(of_holder) = taken.get_mut(holder) else {
+                continue;
+            };
+            of_holder.n -= 1;
+            if of_holder.n == 0 {
+                taken.remove(holder);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn process_and_user_have_at_most_half_and_places_come_back() {
+        let shares = Shares::new("test", 5);
+        let process = |pid| vec![Holder::Process(pid), Holder::User(1000)];
+        let mut one: Vec<_> = (0..2).filter_map(|_| shares.take(process(1))).collect();
+        let other = shares.take(process(2)).unwrap();
+        assert!(shares.take(process(3)).is_none(), "the user has its half");
+        let root: Vec<_> = (0..9)
+            .filter_map(|_| shares.take(vec![Holder::Process(9)]))
+            .collect();
+        assert_eq!(root.len(), 3, "of 5, rounded up");
+        one.pop();
+        let _again = shares.take(process(3)).unwrap();
+        drop((one, other, root));
+        assert_eq!(
+            shares.lock().len(),
+            2,
+            "those without a place are forgotten"
+        );
+    }
+
+    #[test]
+    fn one_place_is_one_place() {
+        let shares = Shares::new("test", 1);
+        let place = shares.take(vec![Holder::Remote]);
+        assert!(place.is_some() && shares.take(vec![Holder::Remote]).is_none());
+    }
+}
