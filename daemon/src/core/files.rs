@@ -29,6 +29,7 @@ use super::registry::AnyPool;
 use crate::arena_pool::{self, ArenaPoolParts};
 use crate::error::Error;
 use crate::pool::{self, Owners, PoolParts, TablePages};
+use crate::status::chain;
 
 /// Keeps daemons with other sockets from serving the same files.
 const LOCK_FILE: &str = "goumemd.lock";
@@ -48,8 +49,7 @@ impl Core {
             return;
         }
         if let Err(error) = self.own_data_dir() {
-            let error = &error as &dyn std::error::Error;
-            return tracing::error!(error, "file-backed pools are not served");
+            return tracing::error!(error = chain(&error), "file-backed pools are not served");
         }
         let files = match fs::read_dir(&self.limits.data_dir) {
             Ok(entries) => entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()),
@@ -69,7 +69,7 @@ impl Core {
             if let Err(error) = self.open_file_pool(&name, now) {
                 tracing::error!(
                     pool = name,
-                    error = &error as &dyn std::error::Error,
+                    error = chain(&error),
                     "file-backed pool is not served"
                 );
             }
