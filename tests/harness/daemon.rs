@@ -20,6 +20,9 @@ use crate::puppet::{Puppet, Puppets, Setup};
 use crate::rpc::Rpc;
 use crate::wait::{PATIENCE, eventually};
 
+/// The log of a daemon in a process of its own, in its directory.
+const LOG: &str = "goumemd.log";
+
 /// A daemon on a thread of this process, with its files in a directory of its own.
 #[derive(Debug)]
 pub struct TestDaemon {
@@ -167,6 +170,17 @@ impl DaemonProcess {
         Self::start_in(puppets, directory(), None, setup, &args)
     }
 
+    /// Starts one that every user may connect to.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn start_for_everybody(puppets: Puppets) -> Self {
+        let directory = directory();
+        std::fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
+        let args = ["--keeper", "none", "--socket-mode", "0666"];
+        Self::start_in(puppets, directory, None, &Setup::default(), &args).unwrap()
+    }
+
     /// Starts one in a new directory, with a keeper.
     pub fn start_kept(puppets: Puppets) -> Self {
         let directory = directory();
@@ -213,16 +227,21 @@ impl DaemonProcess {
     ) -> Result<Self, String> {
         let socket = directory.path().join("goumemd.sock");
         let data = directory.path().join("data");
-        let mut line = vec![
-            "--listen",
-            socket.to_str().unwrap(),
-            "--data-dir",
-            data.to_str().unwrap(),
-            "--log-level",
-            "error",
-        ];
+        let mut line = vec!["--listen", socket.to_str().unwrap()];
         line.extend(args);
-        let mut puppet = puppets.daemon(setup, &line)?;
+        for (flag, value) in [
+            ("--data-dir", data.to_str().unwrap()),
+            ("--log-level", "error"),
+        ] {
+            if !args.contains(&flag) {
+                line.extend([flag, value]);
+            }
+        }
+        let setup = Setup {
+            log: Some(directory.path().join(LOG)),
+            ..setup.clone()
+        };
+        let mut puppet = puppets.daemon(&setup, &line)?;
         let mut ended = false;
         eventually(PATIENCE, "the daemon listens", || {
             ended = !puppet.is_alive();
@@ -259,6 +278,28 @@ impl DaemonProcess {
         self.directory.path()
     }
 
+    /// Returns what the daemons of this directory have logged.
+    ///
+    /// # Panics
+    /// When it cannot be read.
+    pub fn log(&self) -> String {
+        let log = std::fs::read(self.directory.path().join(LOG)).unwrap();
+        String::from_utf8_lossy(&log).into_owned()
+    }
+
+    /// Asserts that it lives, that no thread of it has panicked, and that it found no fault of its
+    /// own.
+    ///
+    /// # Panics
+    /// Else.
+    pub fn is_well(&mut self) {
+        let log = self.log();
+        assert!(self.puppet.is_alive(), "the daemon has ended: {log}");
+        for bad in ["panicked", "invariant broken"] {
+            assert!(!log.contains(bad), "{log}");
+        }
+    }
+
     /// Returns the process.
     pub fn puppet(&mut self) -> &mut Puppet {
         &mut self.puppet
@@ -267,6 +308,14 @@ impl DaemonProcess {
     /// Kills it, by `SIGKILL`, and waits until it is gone.
     pub fn kill(&mut self) {
         self.puppet.kill();
+    }
+}
+
+impl Drop for DaemonProcess {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("log of the daemon:\n{}", self.log());
+        }
     }
 }
 

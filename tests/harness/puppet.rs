@@ -1,11 +1,11 @@
 //! Puppets: processes of the tests' own binary that do what a line on their standard input says
 //! and answer with a line, and can be stopped and killed at any moment.
 
-use std::fs::Permissions;
+use std::fs::{OpenOptions, Permissions};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
@@ -33,6 +33,12 @@ pub struct Setup {
     pub memlock_bytes: Option<u64>,
     /// Moves into this cgroup.
     pub cgroup: Option<PathBuf>,
+    /// Limits how many files it may have open, hard and soft.
+    pub open_files: Option<u64>,
+    /// Mounts a disk of so many bytes there, in a mount namespace of its own.
+    pub disk: Option<(PathBuf, u64)>,
+    /// Where its standard error goes, instead of to the test's.
+    pub log: Option<PathBuf>,
 }
 
 impl Setup {
@@ -51,6 +57,12 @@ impl Setup {
         }
         if let Some(bytes) = self.dev_shm_bytes {
             args.push(format!("--dev-shm={bytes}"));
+        }
+        if let Some((path, bytes)) = &self.disk {
+            args.push(format!("--disk={bytes}:{}", path.display()));
+        }
+        if let Some(files) = self.open_files {
+            args.push(format!("--open-files={files}"));
         }
         if let Some(bytes) = self.memlock_bytes {
             args.push(format!("--memlock={bytes}"));
@@ -120,6 +132,15 @@ impl Puppets {
             .env_remove("GOUMEM_SOCKET")
             .env_remove("XDG_RUNTIME_DIR")
             .env_remove("XDG_STATE_HOME");
+        if let Some(log) = &setup.log {
+            command.stderr(
+                OpenOptions::new()
+                    .create(true)
+                    .append(true)
+                    .open(log)
+                    .unwrap(),
+            );
+        }
         command
     }
 }
@@ -249,6 +270,19 @@ impl Puppet {
         self.child.try_wait().unwrap().is_none()
     }
 
+    /// Returns how it ended, once it has.
+    ///
+    /// # Panics
+    /// When it does not end.
+    pub fn ended(&mut self) -> ExitStatus {
+        let mut status = None;
+        crate::eventually(PATIENCE, "the puppet ends", || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        status.unwrap()
+    }
+
     /// Sends it a signal.
     ///
     /// # Panics
@@ -276,12 +310,8 @@ impl Puppet {
     /// When it does not, or with an error.
     pub fn quit(mut self) {
         drop(self.stdin.take());
-        let mut status = None;
-        crate::eventually(PATIENCE, "the puppet ends", || {
-            status = self.child.try_wait().unwrap();
-            status.is_some()
-        });
-        assert!(status.is_some_and(|s| s.success()), "puppet: {status:?}");
+        let status = self.ended();
+        assert!(status.success(), "puppet: {status}");
     }
 }
 

@@ -17,6 +17,7 @@ use goumem_proto::v1::session_service_client::SessionServiceClient;
 use goumem_shm::os::frame::{MapReply, MapRequest, MapStatus, REPLY_BYTES};
 use goumem_shm::os::{Access, fd_pass, paths};
 use tokio::runtime::Runtime;
+use tokio::task::JoinHandle;
 use tokio_stream::StreamExt as _;
 use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint};
@@ -38,6 +39,11 @@ static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
 /// When it takes longer.
 pub fn wait<T>(work: impl Future<Output = T>) -> T {
     RUNTIME.block_on(within(work))
+}
+
+/// Runs a future beside the calling thread.
+pub fn spawn<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+    RUNTIME.spawn(work)
 }
 
 /// Runs a call to its end.

@@ -4,6 +4,7 @@
 
 use std::ffi::CString;
 use std::io;
+use std::path::Path;
 use std::ptr;
 use std::time::Duration;
 
@@ -33,12 +34,21 @@ pub fn become_user(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
 /// # Errors
 /// `EPERM` without the capability.
 pub fn small_dev_shm(bytes: u64) -> io::Result<()> {
+    small_disk(Path::new("/dev/shm"), bytes)
+}
+
+/// Moves into a mount namespace of its own, in which there is a disk of so many bytes at `place`.
+///
+/// # Errors
+/// `EPERM` without the capability.
+pub fn small_disk(place: &Path, bytes: u64) -> io::Result<()> {
     // SAFETY: takes flags.
     check(unsafe { libc::unshare(libc::CLONE_NEWNS) })?;
     // Else the mount below would show up in everybody's namespace.
     mount("none", "/", None, libc::MS_REC | libc::MS_PRIVATE, "")?;
     let options = format!("size={bytes},mode=1777");
-    mount("tmpfs", "/dev/shm", Some("tmpfs"), 0, &options)
+    let place = place.to_str().ok_or(io::ErrorKind::InvalidInput)?;
+    mount("tmpfs", place, Some("tmpfs"), 0, &options)
 }
 
 fn mount(

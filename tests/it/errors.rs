@@ -8,8 +8,6 @@ use goumem_shm::os::Access;
 use goumem_shm::os::frame::MapStatus;
 use harness::{Rpc, TestDaemon, call};
 
-use crate::PUPPETS;
-
 mod handles;
 mod sessions;
 mod sizes;

@@ -11,11 +11,17 @@ mod complaints;
 mod crowd;
 mod death;
 mod errors;
+mod exec;
+mod exhaustion;
 mod hand_over;
+mod hostile;
 mod link;
 mod mutants;
 mod once;
 mod restart;
+mod security;
+mod shutdown;
+mod time;
 
 use harness::Puppets;
 

@@ -10,17 +10,22 @@
 //! create-arenas NAME N BYTES      open-arenas NAME rw|ro
 //! get POOL KEY MS      attach POOL KEY NAME rw|ro      share-arena KEY NAME      detach KEY
 //! put POOL KEY BYTES FILL (allocates in arena KEY)
-//! sessions      kill SESSION      steal SOCKET TOKEN POOL-ID (tries a token of another process)
+//! sessions      kill SESSION
+//! steal SOCKET TOKEN POOL-ID (tries a token of another process)
+//! intrude SOCKET POOL POOL-ID HANDLE (tries every call on a pool and a block of somebody else)
 //! fork      fork-use POOL KEY      fds      protect NEEDLE
+//! exec (what a program that it starts has open)
+//! flood SOCKET N [BYTES] (that many connections that say so much, as %xx)
+//! flood-ended (waits for the other side's end of each)      pools
 //! ```
 //!
 //! The answer is `ok …` or `error REASON: message`.
 
 use std::collections::HashMap;
 use std::fmt::Display;
-use std::io;
-use std::path::Path;
-use std::process::ExitCode;
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use goumem::blocking::{Arena, ArenaPool, Client, Pool, wait};
@@ -28,8 +33,9 @@ use goumem::{
     Access, AccessError, AllocError, ArenaPoolOptions, Backing, Block, Error, Handle, Pin,
     PoolOptions, SessionNumber, Shared,
 };
-use goumem_shm::os;
-use harness::{Rpc, sys};
+use harness::{PATIENCE, sys};
+
+use crate::intruder;
 
 /// Runs until standard input closes.
 pub(crate) fn run() -> ExitCode {
@@ -53,6 +59,7 @@ struct Puppet {
     pools: HashMap<String, Pool>,
     arena_pools: HashMap<String, ArenaPool>,
     client: Option<Client>,
+    flood: Vec<UnixStream>,
 }
 
 /// Something that ends when it is dropped.
@@ -65,14 +72,14 @@ enum Held {
 }
 
 /// The words of a command.
-struct Words<'a>(std::str::SplitWhitespace<'a>);
+pub(crate) struct Words<'a>(std::str::SplitWhitespace<'a>);
 
 impl<'a> Words<'a> {
-    fn text(&mut self) -> &'a str {
+    pub(crate) fn text(&mut self) -> &'a str {
         self.0.next().expect("a word is missing")
     }
 
-    fn number(&mut self) -> u64 {
+    pub(crate) fn number(&mut self) -> u64 {
         self.text().parse().unwrap()
     }
 
@@ -84,7 +91,7 @@ impl<'a> Words<'a> {
         self.text().parse().unwrap()
     }
 
-    fn handle(&mut self) -> Handle {
+    pub(crate) fn handle(&mut self) -> Handle {
         self.text().parse().unwrap()
     }
 
@@ -127,7 +134,11 @@ impl Puppet {
             "fork" => done(sys::fork_holder()),
             "fork-use" => self.use_in_a_fork(&mut words),
             "fds" => Ok(harness::open_fds().to_string()),
-            "steal" => Ok(steal(&mut words)),
+            "exec" => done(exec()),
+            "flood" => Ok(self.flood(&mut words)),
+            "flood-ended" => done(self.flood_ended()),
+            "pools" => self.pool_names().map_err(failed),
+            "steal" | "intrude" => Ok(intruder::obey(verb, &mut words)),
             "protect" => Ok(protect(words.text())),
             "alloc-many" => self.alloc_many(&mut words),
             "fill" => self.fill(&mut words),
@@ -362,6 +373,43 @@ impl Puppet {
         Ok(format!("{} {error}", self.many.len()))
     }
 
+    /// Opens connections, and says a few bytes on each. Says how many could be tried: the other
+    /// side may have closed them again.
+    fn flood(&mut self, words: &mut Words<'_>) -> String {
+        let (socket, n) = (words.text(), words.number());
+        let bytes = words.0.next().map(unescape).unwrap_or_default();
+        for _ in 0..n {
+            let Ok(mut connection) = UnixStream::connect(socket) else {
+                break;
+            };
+            // It may be closed again already.
+            let _ = connection.write_all(&bytes);
+            self.flood.push(connection);
+        }
+        self.flood.len().to_string()
+    }
+
+    /// Waits until the other side has ended each of them. Says how many it ended without a word.
+    fn flood_ended(&mut self) -> io::Result<usize> {
+        let mut n = 0;
+        for mut connection in self.flood.drain(..) {
+            connection.set_read_timeout(Some(PATIENCE))?;
+            match connection.read(&mut [0]) {
+                Ok(0) => n += 1,
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => n += 1,
+                Ok(_) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(n)
+    }
+
+    fn pool_names(&self) -> Result<String, Error> {
+        let pools = self.client().list_pools()?;
+        let names: Vec<_> = pools.iter().map(|pool| pool.name.as_str()).collect();
+        Ok(names.join(" "))
+    }
+
     /// Has a forked child try everything with what the parent has; says how many of the attempts
     /// were not refused as they should be.
     fn use_in_a_fork(&mut self, words: &mut Words<'_>) -> Result<String, String> {
@@ -417,6 +465,24 @@ impl Puppet {
     }
 }
 
+/// Reads `%0d` as the byte 13.
+fn unescape(text: &str) -> Vec<u8> {
+    let mut parts = text.split('%');
+    let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
+    for part in parts {
+        let (byte, rest) = part.split_at(2);
+        bytes.push(u8::from_str_radix(byte, 16).unwrap());
+        bytes.extend(rest.as_bytes());
+    }
+    bytes
+}
+
+/// Has another program say what it was left open.
+fn exec() -> io::Result<String> {
+    let output = Command::new(std::env::current_exe()?).arg("fds").output()?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
 fn done<T: Display>(outcome: io::Result<T>) -> Result<String, String> {
     outcome
         .map(|value| value.to_string())
@@ -440,19 +506,4 @@ fn protect(needle: &str) -> String {
         .filter(|m| sys::make_writable(m.start, m.length).is_ok())
         .count();
     format!("{} {writable} {gave_in}", readable.len())
-}
-
-/// Says how the daemon answers to another process's token, over gRPC and on the fd socket.
-fn steal(words: &mut Words<'_>) -> String {
-    let socket = Path::new(words.text());
-    let token = words.text();
-    let token = (0..16).map(|i| u8::from_str_radix(&token[2 * i..2 * i + 2], 16).unwrap());
-    let rpc = Rpc::connect(socket).with_token(token.collect());
-    let pool_id = words.number().try_into().unwrap();
-    let alloc = rpc.alloc(pool_id, 100);
-    let (status, _) = rpc.ask_for_memory(pool_id, os::Access::ReadOnly);
-    match alloc {
-        Ok(handle) => format!("{handle:?} {status:?}"),
-        Err(error) => format!("{} {status:?}", error.reason),
-    }
 }

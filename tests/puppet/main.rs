@@ -3,6 +3,7 @@
 //! * `daemon`: goumemd, from its command line on; its keeper is a puppet too.
 //! * `client`: does what the lines on its standard input say, and answers each with a line.
 //! * `churn`: allocates, hands over and frees at random.
+//! * `fds`: prints what it has open, for a puppet that starts another program.
 //!
 //! Each says `ready` when its set-up is done, and ends when its standard input closes.
 
@@ -14,9 +15,11 @@
 
 mod churn;
 mod client;
+mod intruder;
 
 use std::ffi::OsString;
 use std::io::{self, Read as _};
+use std::path::Path;
 use std::process::ExitCode;
 use std::thread;
 
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         "daemon" => daemon(args),
         "client" => client::run(),
         "churn" => churn::run(&args),
+        "fds" => print_fds(),
         role => panic!("no such role: {role}"),
     }
 }
@@ -50,14 +54,12 @@ fn set_up(arg: &str) -> io::Result<()> {
     match key {
         "--cgroup" => std::fs::write(format!("{value}/cgroup.procs"), "0"),
         "--dev-shm" => sys::small_dev_shm(value.parse().unwrap()),
-        "--memlock" => {
-            let bytes = value.parse().ok();
-            let limit = Rlimit {
-                current: bytes,
-                maximum: bytes,
-            };
-            Ok(setrlimit(Resource::Memlock, limit)?)
+        "--disk" => {
+            let (bytes, path) = value.split_once(':').unwrap();
+            sys::small_disk(Path::new(path), bytes.parse().unwrap())
         }
+        "--memlock" => limit(Resource::Memlock, value),
+        "--open-files" => limit(Resource::Nofile, value),
         "--user" => {
             let mut fields = value.split(':');
             let mut number = || fields.next().unwrap().parse().unwrap();
@@ -69,6 +71,30 @@ fn set_up(arg: &str) -> io::Result<()> {
         }
         _ => panic!("no such set-up: {arg}"),
     }
+}
+
+fn limit(what: Resource, value: &str) -> io::Result<()> {
+    let value = value.parse().ok();
+    let limit = Rlimit {
+        current: value,
+        maximum: value,
+    };
+    Ok(setrlimit(what, limit)?)
+}
+
+/// Prints what a program that was started by another one has open, its standard streams and the
+/// look at them left out.
+fn print_fds() -> ExitCode {
+    let open = std::fs::read_dir("/proc/self/fd").unwrap();
+    let targets = open.filter_map(|fd| {
+        let fd = fd.ok()?;
+        let number: u32 = fd.file_name().to_str()?.parse().ok()?;
+        let target = std::fs::read_link(fd.path()).ok()?;
+        let is_the_look = target.ends_with("fd");
+        (number > 2 && !is_the_look).then(|| target.display().to_string())
+    });
+    print!("{}", targets.collect::<Vec<_>>().join(" "));
+    ExitCode::SUCCESS
 }
 
 fn daemon(args: Vec<String>) -> ExitCode {

@@ -45,35 +45,6 @@ fn calls_without_their_sessions_token_are_refused() {
 }
 
 #[test]
-fn token_is_of_no_use_to_another_process() {
-    let scene = Scene::new();
-    // The same token, from a process of the same user.
-    let mut thief = PUPPETS.client();
-    let socket = scene.daemon.socket().display();
-    let token: String = scene
-        .rpc
-        .token
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    scene.refuses(|refused| {
-        refused.is(
-            "another process's token",
-            Reason::SessionExpired,
-            match thief
-                .must(&format!("steal {socket} {token} {}", scene.pool_id))
-                .as_str()
-            {
-                "SESSION_EXPIRED BadToken" => {
-                    Err(ErrorDetail::new(Reason::SessionExpired, "as it should be"))
-                }
-                said => Ok(said.to_owned()),
-            },
-        );
-    });
-}
-
-#[test]
 fn sessions_that_are_not_there_and_too_many_are_refused() {
     let daemon = TestDaemon::start_with(|config| config.limits.max_sessions = 3);
     let rpc = daemon.rpc();
