@@ -12,5 +12,5 @@ cargo build --release --quiet -p goumem-tests --bin campaign
 for seed in "$fixed" "$random"; do
     echo "campaign: seed $seed, $((seconds / 2)) s"
     "${CARGO_TARGET_DIR:-target}/release/campaign" \
-        --json --no-daemon-kills --seconds "$((seconds / 2))" --seed "$seed" "$@"
+        --json --seconds "$((seconds / 2))" --seed "$seed" "$@"
 done

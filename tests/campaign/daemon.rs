@@ -183,7 +183,7 @@ impl Nemesis {
     pub(crate) fn run(self, daemon: &Daemon, report: &Report, over: &dyn Fn() -> bool) {
         let mut random = Random::new(self.seed);
         while !over() {
-            pause(random.below(2_500) + 100, over);
+            pause(random.below(1_000) + 50, over);
             if over() {
                 return;
             }
@@ -210,7 +210,7 @@ impl Nemesis {
                 process.signal(Signal::CONT);
             }
             2 if self.fills_dev_shm => fill_dev_shm(Duration::from_millis(random.below(400))),
-            3 | 4 if self.kills => {
+            3 if self.kills => {
                 match keeper::kill(daemon.directory.path(), Pid::from_child(&process.child)) {
                     Ok(true) => report.kills_keeper.add(1),
                     Ok(false) => {}

@@ -40,11 +40,14 @@ pub(crate) fn kill(directory: &Path, daemon: Pid) -> Result<bool, String> {
     let Some(keeper) = find(directory) else {
         return Ok(false);
     };
+    let before = kept_fds(keeper);
     // It fails if the keeper has just ended by itself.
     let _ = kill_process(keeper, Signal::KILL);
     let start = Instant::now();
     loop {
-        let needed = kept_fds(daemon);
+        // The daemon has fds that it does not store, too: of the keeper, of callers without a
+        // session.
+        let needed: BTreeSet<_> = kept_fds(daemon).intersection(&before).copied().collect();
         let held = find(directory)
             .filter(|&next| next != keeper)
             .map_or_else(BTreeSet::new, kept_fds);
@@ -72,7 +75,7 @@ fn kept_fds(pid: Pid) -> BTreeSet<(&'static str, u64)> {
     let kept = |path: std::path::PathBuf| {
         let target = fs::read_link(&path).ok()?;
         let target = target.to_str()?;
-        let kind = if target.starts_with("/memfd:goumem") {
+        let kind = if target.starts_with("/memfd:") || target.starts_with("/dev/shm/goumem") {
             "memory"
         } else if target.contains("[pidfd]") {
             "process"

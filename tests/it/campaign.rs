@@ -9,7 +9,7 @@ use serde_json::Value;
 /// Runs the campaign; returns whether it found nothing wrong, its sum, and what it said.
 fn campaign(args: &[&str]) -> (bool, Value, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_campaign"))
-        .args(["--json", "--no-daemon-kills", "--seed", "7"])
+        .args(["--json", "--seed", "7"])
         .args(args)
         .output()
         .unwrap();
@@ -21,7 +21,7 @@ fn campaign(args: &[&str]) -> (bool, Value, String) {
 }
 
 #[test]
-fn nothing_is_lost_doubled_or_leaked_while_clients_are_killed_stopped_and_forked() {
+fn nothing_is_lost_doubled_or_leaked_while_everything_is_killed_stopped_and_forked() {
     let _alone = alone();
     let (is_clean, sum, said) = campaign(&["--seconds", "10"]);
     assert!(is_clean, "{sum}\n{said}");
@@ -29,7 +29,14 @@ fn nothing_is_lost_doubled_or_leaked_while_clients_are_killed_stopped_and_forked
         assert_eq!(sum[what], 0, "{sum}");
     }
     // It has done something.
-    for what in ["ops", "handed_over", "kills_client", "checks", "baselines"] {
+    for what in [
+        "ops",
+        "handed_over",
+        "kills_client",
+        "kills_daemon",
+        "checks",
+        "baselines",
+    ] {
         assert!(sum[what].as_u64() > Some(0), "{what}: {sum}");
     }
 }
@@ -37,7 +44,8 @@ fn nothing_is_lost_doubled_or_leaked_while_clients_are_killed_stopped_and_forked
 /// Plants a wrong, and returns the sum.
 fn planted(wrong: &str) -> Value {
     let _alone = alone();
-    let (is_clean, sum, said) = campaign(&["--seconds", "3", "--sabotage", wrong]);
+    let (is_clean, sum, said) =
+        campaign(&["--no-daemon-kills", "--seconds", "3", "--sabotage", wrong]);
     assert!(!is_clean, "{wrong} was not found: {sum}\n{said}");
     assert!(said.contains("campaign: WRONG"), "{said}");
     sum

@@ -26,6 +26,8 @@ pub(super) struct Hand {
     /// Blocks that nobody else knows of.
     pub(super) private: Vec<(Block<[u64]>, Stamp)>,
     pub(super) private_words: usize,
+    /// The same in the pool that lies in `/dev/shm`.
+    pub(super) named: Vec<(Block<[u64]>, Stamp)>,
     /// Blocks that were taken over, which the daemon sees.
     pub(super) taken: Vec<(Block<[u64]>, Stamp)>,
     /// Blocks whose tokens are here.
@@ -46,6 +48,7 @@ impl Hand {
             threads,
             private: Vec::new(),
             private_words: 0,
+            named: Vec::new(),
             taken: Vec::new(),
             shared: Vec::new(),
             pins: Vec::new(),
@@ -112,7 +115,8 @@ impl Hand {
 
     fn step(&mut self) {
         match self.random.below(200) {
-            0..80 => self.make(),
+            0..75 => self.make(),
+            75..80 => self.make_named(),
             80..120 => self.end_private(),
             120..130 => self.swap(),
             130..140 => self.share_and_give(),
@@ -137,6 +141,9 @@ impl Hand {
     fn drain(&mut self) {
         while !self.private.is_empty() {
             self.end_private();
+        }
+        while !self.named.is_empty() {
+            self.end_named();
         }
         let left = std::mem::take(&mut *self.crew.exchange());
         for (block, stamp) in left {

@@ -10,6 +10,7 @@ use crate::wire::{News, Token};
 /// What a thread has at a time.
 const MAX_BLOCKS: usize = 400;
 const MAX_WORDS: usize = 200_000;
+const MAX_NAMED: usize = 40;
 /// What a process has between its threads.
 const MAX_EXCHANGED: usize = 64;
 
@@ -57,6 +58,34 @@ impl Hand {
         let (block, stamp) = self.private.swap_remove(at);
         self.private_words -= block.len();
         Some((block, stamp))
+    }
+
+    /// Allocates in the pool whose memory is short, or frees something there.
+    pub(super) fn make_named(&mut self) {
+        let Some(pool) = &self.crew.named else {
+            return;
+        };
+        let words = 1 + self.random.index(30_000);
+        if self.named.len() < MAX_NAMED && self.random.below(2) == 0 {
+            match pool.alloc_slice::<u64>(words) {
+                Ok(mut block) => {
+                    let stamp = self.crew.stamp();
+                    stamp.write(&mut block);
+                    return self.named.push((block, stamp));
+                }
+                Err(Error::Exhausted { .. }) => {}
+                Err(error) => drop(self.expect::<()>(Err(error), "alloc in /dev/shm")),
+            }
+        }
+        self.end_named();
+    }
+
+    pub(super) fn end_named(&mut self) {
+        if !self.named.is_empty() {
+            let at = self.random.index(self.named.len());
+            let (block, stamp) = self.named.swap_remove(at);
+            self.verify(&block, stamp, "free in /dev/shm");
+        }
     }
 
     /// Frees a block.
