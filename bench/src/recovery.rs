@@ -30,10 +30,10 @@ const DEADLINE: Duration = Duration::from_secs(10);
 pub(crate) fn pools(bench: &Bench, effort: Effort) -> anyhow::Result<Line> {
     let mut daemon = Daemon::start_kept()?;
     let client = daemon.client()?;
-    let held = (0..effort.size(1000, 10))
+    let held = (0..effort.size(1000_u32, 10))
         .map(|i| {
             let pool = client.create_pool(&format!("pool-{i}"), PoolOptions::new(POOL_BYTES))?;
-            Ok(pool.alloc_value(i as u64)?)
+            Ok(pool.alloc_value(u64::from(i))?)
         })
         .collect::<anyhow::Result<Vec<_>>>()?;
     let restart = || {

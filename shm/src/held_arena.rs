@@ -2,7 +2,7 @@
 //!
 //! While a session holds an arena alone, one holder in one process has the right to bump it: it
 //! moves the shared cursor ahead now and then, and what lies between is its own
-//! ([`crate::arena::private_bump`]). By name, it bumps the shared cursor, as all others do.
+//! (`arena/private_bump.rs`). By name, it bumps the shared cursor, as all others do.
 
 use std::sync::Arc;
 

@@ -1,6 +1,6 @@
 //! The one facade over atomics. Every word of this crate goes through it, so that others can put
 //! theirs in their place: loom's explore every interleaving of the transitions, and those of
-//! [`crash`](crate::crash) stop an operation at any write and leave it there.
+//! `crash.rs` stop an operation at any write and leave it there.
 
 #[cfg(all(loom, crash))]
 compile_error!("loom explores interleavings, crash stops at writes: choose one");
