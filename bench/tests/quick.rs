@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-const BENCHES: [&str; 24] = [
+const BENCHES: [&str; 26] = [
     "rpc_alloc_free",
     "rpc_batch_1000",
     "lease_one",
