@@ -26,11 +26,7 @@ impl Hand {
             1..20 => 100 + self.random.index(4_000),
             _ => 1 + self.random.index(64),
         };
-        let pool = match &self.crew.named {
-            Some(named) if self.random.below(8) == 0 => named,
-            _ => &self.crew.pool,
-        };
-        match pool.alloc_slice::<u64>(words) {
+        match self.crew.pool.alloc_slice::<u64>(words) {
             Ok(mut block) => {
                 let stamp = self.crew.stamp();
                 stamp.write(&mut block);
