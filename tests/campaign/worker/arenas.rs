@@ -87,6 +87,8 @@ impl Hand {
                 });
             }
             Err(Error::TimedOut { .. } | Error::NoFreeArena) => {}
+            // So short a wait may be over before the next daemon serves.
+            Err(Error::NoDaemon { .. } | Error::NoAnswer { .. }) => {}
             Err(error) => bug(Wrong::Error, format!("get an arena: {error:?}")),
         }
     }
