@@ -26,6 +26,7 @@ use crate::permission;
 use crate::pool::{Shared, TablePages};
 use crate::session::{Caller, Intent, Session};
 
+mod check;
 mod holders;
 mod recover;
 mod waiters;

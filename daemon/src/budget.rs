@@ -185,6 +185,13 @@ impl Quotas {
         self.lock().get(&uid).copied().unwrap_or(0)
     }
 
+    /// Returns what each user has that has anything.
+    pub(crate) fn by_user(&self) -> BTreeMap<u32, u64> {
+        let used = self.lock();
+        let some = used.iter().filter(|&(_, &bytes)| bytes > 0);
+        some.map(|(&uid, &bytes)| (uid, bytes)).collect()
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u32, u64>> {
         self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -28,6 +28,7 @@ use crate::session::{Caller, Sessions};
 
 mod arenas;
 mod blocks;
+mod check;
 mod create;
 mod files;
 mod pools;

@@ -29,6 +29,7 @@ use crate::session::{Caller, Session};
 mod back;
 mod block;
 mod charges;
+mod check;
 mod keep;
 mod local_heap;
 mod pin;
@@ -478,40 +479,6 @@ impl Pool {
         // The state is checked by `check` in tests after every operation; a handler that
         // panicked in between would be a bug, and refusing every later call would not mend it.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Asserts every invariant, for tests.
-    ///
-    /// # Panics
-    /// When one is broken.
-    pub fn check(&self) {
-        let state = self.lock();
-        state.heap.check();
-        let granted: u32 = state.spans.values().map(|span| span.pages.get()).sum();
-        assert_eq!(
-            granted,
-            state.heap.granted_pages().get(),
-            "spans cover what is granted"
-        );
-        for (first, span) in &state.spans {
-            let Some(goumem_shm::page_map::PageEntry::Head {
-                class,
-                lessee,
-                pages,
-                ..
-            }) = self.memory.entry(*first)
-            else {
-                panic!("span at {first} has no head entry");
-            };
-            assert_eq!(
-                (class, lessee, pages),
-                (span.class, span.lessee, span.pages)
-            );
-            assert_eq!(
-                state.abandoned.contains(first),
-                lessee == SessionNumber::NOBODY
-            );
-        }
     }
 }
 

@@ -1,18 +1,4 @@
-//! What an arena pool has taken from budget and quotas, and whether what it has in shared memory
-//! holds together: for tests that compare.
-
-use super::*;
-
-impl ArenaPool {
-    /// Returns the bytes it has committed, and what it has charged to its owner.
-    pub(crate) fn accounts(&self) -> (u64, u64) {
-        let state = self.lock();
-        (
-            self.payload_bytes + state.data_table_bytes + state.tables.bytes(),
-            self.payload_bytes,
-        )
-    }
-}
+//! Whether what an arena pool has in shared memory holds together: for tests that compare.
 
 #[cfg(crash)]
 mod mutants;

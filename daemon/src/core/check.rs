@@ -1,0 +1,43 @@
+//! Whether everything holds together, for tests and the fuzzer.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Core;
+use super::registry::AnyPool;
+
+impl Core {
+    /// Asserts that every pool holds together, that budget and quotas are exactly what the pools
+    /// have taken, and that no two sessions are taken for one.
+    ///
+    /// # Panics
+    /// When something does not hold.
+    pub fn check(&self) {
+        let (mut committed, mut charged) = (0, BTreeMap::<u32, u64>::new());
+        for pool in self.registry().all() {
+            let (bytes, users) = match &pool {
+                AnyPool::Blocks(pool) => {
+                    pool.check();
+                    pool.accounts()
+                }
+                AnyPool::Arenas(pool) => {
+                    let (bytes, payload_bytes) = pool.accounts();
+                    (
+                        bytes,
+                        BTreeMap::from([(pool.permissions.uid, payload_bytes)]),
+                    )
+                }
+            };
+            committed += bytes;
+            for (uid, bytes) in users {
+                *charged.entry(uid).or_default() += bytes;
+            }
+        }
+        charged.retain(|_, bytes| *bytes > 0);
+        let budget_bytes = self.shared.budget.report().0;
+        assert_eq!(budget_bytes, committed, "the budget is what pools have");
+        assert_eq!(self.shared.quotas.by_user(), charged, "so are the quotas");
+        let sessions = self.sessions.all();
+        let serials: BTreeSet<u64> = sessions.iter().map(|session| session.serial).collect();
+        assert_eq!(serials.len(), sessions.len(), "serials do not repeat");
+    }
+}
