@@ -149,7 +149,8 @@ impl ArenaPool {
         let Ok(name) = ArenaName::try_from(record.name.as_str()) else {
             return false;
         };
-        let known = owners.exactly(record.session, record.serial).is_some();
+        let known = owners.exactly(record.session, record.serial).is_some()
+            && state.mapped_by.may_hold(record.session);
         let Some((arena, 0)) = self.memory.geometry().arena_of(record.offset) else {
             return false;
         };

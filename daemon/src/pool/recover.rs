@@ -294,7 +294,7 @@ impl Pool {
             }
             let (stands, possible) = match record.kind {
                 RecordKind::Keep => (self.redo_keep(state, &record, owners), true),
-                RecordKind::Pin => (self.redo_pin(&record, owners), true),
+                RecordKind::Pin => (self.redo_pin(state, &record, owners), true),
                 RecordKind::Unpinned => {
                     unpinned.push((index, record.offset));
                     continue;
@@ -389,10 +389,11 @@ impl Pool {
         kept_by_owner && slot.keep(record.generation, owner).is_ok()
     }
 
-    /// Returns whether a pin stands: its session is known, and its block lives, or was freed under
-    /// the pin.
-    fn redo_pin(&self, record: &Record, owners: Owners<'_>) -> bool {
-        if owners.exactly(record.session, record.serial).is_none() {
+    /// Returns whether a pin stands: its session is known and a member, and its block lives, or
+    /// was freed under the pin.
+    fn redo_pin(&self, state: &PoolState, record: &Record, owners: Owners<'_>) -> bool {
+        let known = owners.exactly(record.session, record.serial).is_some();
+        if !known || !state.mapped_by.may_hold(record.session) {
             return false;
         }
         let Some(at) = self.memory.block_at(record.offset) else {
