@@ -13,6 +13,7 @@
 )]
 
 mod daemon;
+pub mod fuzz;
 mod memory;
 mod proxy;
 mod puppet;
