@@ -27,9 +27,10 @@ pub(super) fn class_of(size_bytes: u64) -> SizeClass {
 pub(super) struct Client {
     pub(super) caller: Caller,
     pub(super) memory: Arc<PoolMemory>,
+    // Before their spans: what the dead drop is not counted, so a span would not know of them.
+    pub(super) blocks: Vec<RawBlock>,
     pub(super) taken: TakenBlocks,
     pub(super) spans: Vec<LeasedSpan>,
-    pub(super) blocks: Vec<RawBlock>,
 }
 
 impl Client {
