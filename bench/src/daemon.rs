@@ -112,7 +112,10 @@ impl Drop for Daemon {
         if self.keeper != "none"
             && let Ok(mut dropping) = spawn(&self.directory, &["--drop"])
         {
+            // To wait for it closes its stdin, whose end would end it before it is done.
+            let stdin = dropping.stdin.take();
             let _ = dropping.wait();
+            drop(stdin);
         }
     }
 }
