@@ -311,9 +311,10 @@ impl Made<'_> {
     }
 
     fn no_answer(&self) -> Error {
-        Error::NoAnswer {
-            waited: self.deadline,
-        }
+        // A wait that finds no daemon gives up before what it would leave to the daemon's answer.
+        let left = self.until.saturating_duration_since(Instant::now());
+        let waited = self.deadline.saturating_sub(left);
+        Error::NoAnswer { waited }
     }
 
     /// Returns when another attempt may have a better outcome; else the error.

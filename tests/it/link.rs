@@ -2,7 +2,7 @@
 //! and goes on, and whatever was under way happens once.
 
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use goumem::blocking::{Client, Pool, wait};
 use goumem::{Access, AllocError, ArenaPoolOptions, Error, PoolOptions};
@@ -147,6 +147,33 @@ fn calls_wait_for_the_daemon_up_to_their_deadline() {
     let error = client.create_pool("q", PoolOptions::new(MIB)).unwrap_err();
     assert!(matches!(error, Error::NoAnswer { .. }), "{error:?}");
     proxy.cut();
+    eventually(PATIENCE, "it is connected again", || client.ping().is_ok());
+}
+
+/// It said the whole deadline of a call on top, whenever it gave up.
+#[test]
+fn wait_that_loses_its_daemon_says_how_long_it_waited() {
+    let daemon = TestDaemon::start();
+    let proxy = Proxy::start(daemon.socket());
+    let (client, other) = (proxy.client(), daemon.client());
+    let arenas = client
+        .create_arena_pool("a", ArenaPoolOptions::new(1, 4096))
+        .unwrap();
+    let arena = arenas.get().unwrap();
+    let stat = other.open_arena_pool("a").unwrap();
+    let started = Instant::now();
+    let error = thread::scope(|scope| {
+        let waiting = scope.spawn(|| arenas.get_timeout(Duration::from_secs(2)).unwrap_err());
+        eventually(PATIENCE, "it waits", || stat.stat().unwrap().waiting == 1);
+        proxy.isolate();
+        waiting.join().unwrap()
+    });
+    let Error::NoAnswer { waited } = error else {
+        panic!("{error:?}");
+    };
+    assert!(waited <= started.elapsed(), "{waited:?}");
+    drop(arena);
+    proxy.heal();
     eventually(PATIENCE, "it is connected again", || client.ping().is_ok());
 }
 
