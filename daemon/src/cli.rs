@@ -64,6 +64,13 @@ pub fn cli_main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
                 ExitCode::SUCCESS
             }
         }
+        // Each begins with the place where it is written.
+        Err(CliError::Config(ConfigError::Faults(faults))) => {
+            for fault in faults.iter() {
+                eprintln!("goumemd: {fault}");
+            }
+            ExitCode::from(EXIT_USAGE)
+        }
         Err(error @ (CliError::Config(_) | CliError::Log(_))) => {
             eprintln!("goumemd: {}", chain(&error));
             ExitCode::from(EXIT_USAGE)

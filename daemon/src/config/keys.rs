@@ -1,0 +1,247 @@
+//! The table of keys. Everything that is said of a key is said here, once: the flags, the check of
+//! files and variables, `goumemd config`, the reload and docs/configuration.md are made from it. A
+//! new key is a row here and a field in [`Config`](super::Config).
+
+use goumem_proto::model::Backing;
+use tracing::level_filters::LevelFilter;
+
+use super::draft::{Draft, KeeperName};
+use super::value::Kind;
+use crate::logging::LogFormat;
+
+/// One key, of a table that `T` is filled in from.
+pub(crate) struct Key<T: 'static> {
+    /// Section and name, as `limits.budget`.
+    pub(crate) name: &'static str,
+    /// Its type, and where its value goes.
+    pub(crate) kind: Kind<T>,
+    /// What holds if no layer says anything.
+    pub(crate) default: BuiltIn,
+    /// Whether a running daemon takes a new value.
+    #[expect(
+        dead_code,
+        reason = "read when the daemon reloads, which it does not yet"
+    )]
+    pub(crate) reload: Reload,
+    /// The environment's name for it.
+    pub(crate) variable: Option<&'static str>,
+    /// The command line's name for it, without the dashes.
+    pub(crate) flag: Option<&'static str>,
+    /// What it is, in a sentence or two.
+    pub(crate) help: &'static str,
+}
+
+/// What holds if no layer says anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BuiltIn {
+    /// This value.
+    Is(&'static str),
+    /// What these words say; [`Draft::finish`] works it out.
+    Means(&'static str),
+}
+
+/// When a new value of a key takes effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reload {
+    /// At SIGHUP.
+    AtOnce,
+    /// When the daemon is started again.
+    Restart,
+}
+
+use BuiltIn::{Is, Means};
+use Kind::{Address, Choice, Count, Duration, Mode, Path, Size};
+use Reload::{AtOnce, Restart};
+
+/// The most sessions there can be: slot words have 16 bits for the owner, two of the numbers mean
+/// nobody and the daemon.
+const MAX_MAX_SESSIONS: u32 = 65_534;
+/// A socket has read and write bits only.
+const SOCKET_MODE_BITS: u32 = 0o666;
+
+/// All keys, in the order in which people want to read of them.
+pub(crate) static KEYS: &[Key<Draft>] = &[
+    Key {
+        name: "listen.socket",
+        kind: Path(|draft, path| draft.socket = Some(path)),
+        default: Means(
+            "goumem/goumemd.sock in $XDG_RUNTIME_DIR, else in /run/goumem if that is writable, \
+             else in /tmp/goumem-UID",
+        ),
+        reload: Restart,
+        variable: Some("GOUMEM_SOCKET"),
+        flag: Some("listen"),
+        help: "Path of the gRPC socket; the fd socket and the lock lie beside it.",
+    },
+    Key {
+        name: "listen.socket_mode",
+        kind: Mode(SOCKET_MODE_BITS, |draft, mode| {
+            draft.socket_mode = Some(mode);
+        }),
+        default: Means("0600, in /run/goumem 0660"),
+        reload: Restart,
+        variable: Some("GOUMEM_SOCKET_MODE"),
+        flag: Some("socket-mode"),
+        help: "Permission bits of the sockets, in octal.",
+    },
+    Key {
+        name: "listen.max_connections",
+        // A connection costs two fds; a process needs one.
+        kind: Count(1..=u32::MAX, |draft, n| draft.config.max_connections = n),
+        default: Is("4096"),
+        reload: Restart,
+        variable: Some("GOUMEM_MAX_CONNECTIONS"),
+        flag: Some("max-connections"),
+        help: "gRPC connections at a time.",
+    },
+    Key {
+        name: "listen.drain_deadline",
+        // What systemd and container runtimes wait for before they send SIGKILL, or a little less.
+        kind: Duration(|draft, time| draft.config.drain_deadline = time),
+        default: Is("10s"),
+        reload: Restart,
+        variable: Some("GOUMEM_DRAIN_DEADLINE"),
+        flag: Some("drain-deadline"),
+        help: "How long calls under way get when the daemon ends.",
+    },
+    Key {
+        name: "tcp.listen",
+        kind: Address(|draft, address| draft.config.tcp = Some(address)),
+        default: Means("not served"),
+        reload: Restart,
+        variable: Some("GOUMEM_TCP"),
+        flag: Some("tcp"),
+        help: "Serve gRPC on this loopback address too, for clients that cannot map memory.",
+    },
+    Key {
+        name: "storage.keeper",
+        kind: Choice(&[
+            ("auto", |draft| draft.keeper = KeeperName::Auto),
+            ("process", |draft| draft.keeper = KeeperName::Process),
+            ("none", |draft| draft.keeper = KeeperName::None),
+        ]),
+        default: Is("auto"),
+        reload: Restart,
+        variable: Some("GOUMEM_KEEPER"),
+        flag: Some("keeper"),
+        help: "What holds pools and sessions while no daemon runs, after a crash or for an \
+               upgrade: the service manager's fd store if it has one for this service, else a \
+               process (auto); a process; nothing, and all ends with the daemon (none).",
+    },
+    Key {
+        name: "storage.data_dir",
+        kind: Path(|draft, path| draft.data_dir = Some(path)),
+        default: Means("goumem in $XDG_STATE_HOME, else data beside the socket"),
+        reload: Restart,
+        variable: Some("GOUMEM_DATA_DIR"),
+        flag: Some("data-dir"),
+        help: "Directory of file-backed pools. Made when the first is created.",
+    },
+    Key {
+        name: "storage.backing",
+        kind: Choice(&[
+            ("memfd", |draft| {
+                draft.config.limits.backing = Backing::Memfd;
+            }),
+            ("named", |draft| {
+                draft.config.limits.backing = Backing::Named;
+            }),
+            ("file", |draft| draft.config.limits.backing = Backing::File),
+        ]),
+        default: Is("memfd"),
+        reload: Restart,
+        variable: Some("GOUMEM_BACKING"),
+        flag: Some("backing"),
+        help: "What backs a pool whose creator leaves it open.",
+    },
+    Key {
+        name: "limits.budget",
+        kind: Size(|draft, bytes| draft.config.limits.budget_bytes = Some(bytes)),
+        default: Means("half of the machine's memory"),
+        reload: AtOnce,
+        variable: Some("GOUMEM_BUDGET"),
+        flag: Some("budget"),
+        help: "The most memory to commit, over all pools, as 8GiB.",
+    },
+    Key {
+        name: "limits.reserve",
+        // Enough for a shell and the page cache of a small machine.
+        kind: Size(|draft, bytes| draft.config.limits.reserve_bytes = bytes),
+        default: Is("256MiB"),
+        reload: AtOnce,
+        variable: Some("GOUMEM_RESERVE"),
+        flag: Some("reserve"),
+        help: "Memory to leave to the rest of the machine and of the cgroup.",
+    },
+    Key {
+        name: "limits.quota_per_user",
+        kind: Size(|draft, bytes| draft.config.limits.quota_per_user_bytes = Some(bytes)),
+        default: Means("no limit"),
+        reload: AtOnce,
+        variable: Some("GOUMEM_QUOTA_PER_USER"),
+        flag: Some("quota-per-user"),
+        help: "The most memory of one user, over all pools.",
+    },
+    Key {
+        name: "limits.max_sessions",
+        // A session costs the daemon a pidfd and about a kilobyte.
+        kind: Count(1..=MAX_MAX_SESSIONS, |draft, n| {
+            draft.config.limits.max_sessions = n;
+        }),
+        default: Is("4096"),
+        reload: AtOnce,
+        variable: Some("GOUMEM_MAX_SESSIONS"),
+        flag: Some("max-sessions"),
+        help: "Sessions at a time.",
+    },
+    Key {
+        name: "limits.max_pools",
+        // A pool costs the daemon two fds and two mappings.
+        kind: Count(1..=u32::MAX, |draft, n| draft.config.limits.max_pools = n),
+        default: Is("4096"),
+        reload: AtOnce,
+        variable: Some("GOUMEM_MAX_POOLS"),
+        flag: Some("max-pools"),
+        help: "Pools and arena pools at a time.",
+    },
+    Key {
+        name: "limits.purge_after",
+        // A span that is allocated and freed once a second is not worth a system call each time.
+        kind: Duration(|draft, time| draft.config.limits.purge_after = time),
+        default: Is("1s"),
+        reload: AtOnce,
+        variable: Some("GOUMEM_PURGE_AFTER"),
+        flag: Some("purge-after"),
+        help: "How long free memory is kept for the next use before the system gets it back.",
+    },
+    Key {
+        name: "log.level",
+        kind: Choice(&[
+            ("off", |draft| draft.log.level = LevelFilter::OFF),
+            ("error", |draft| draft.log.level = LevelFilter::ERROR),
+            ("warn", |draft| draft.log.level = LevelFilter::WARN),
+            ("info", |draft| draft.log.level = LevelFilter::INFO),
+            ("debug", |draft| draft.log.level = LevelFilter::DEBUG),
+            ("trace", |draft| draft.log.level = LevelFilter::TRACE),
+        ]),
+        default: Is("info"),
+        reload: AtOnce,
+        variable: Some("GOUMEM_LOG_LEVEL"),
+        flag: Some("log-level"),
+        help: "How much to log of the daemon's own events. RUST_LOG has the last word.",
+    },
+    Key {
+        name: "log.format",
+        kind: Choice(&[
+            ("auto", |draft| draft.log.format = LogFormat::Auto),
+            ("pretty", |draft| draft.log.format = LogFormat::Pretty),
+            ("compact", |draft| draft.log.format = LogFormat::Compact),
+            ("json", |draft| draft.log.format = LogFormat::Json),
+        ]),
+        default: Is("auto"),
+        reload: Restart,
+        variable: Some("GOUMEM_LOG_FORMAT"),
+        flag: Some("log-format"),
+        help: "How to write the log; auto is pretty on a terminal and json elsewhere.",
+    },
+];
