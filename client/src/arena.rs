@@ -178,24 +178,32 @@ impl Arena {
     fn let_go(&mut self) -> Result<(), Error> {
         let hold = std::mem::replace(&mut self.hold, Hold::Gone);
         match hold {
-            Hold::Alone => {
-                self.held.give_back()?;
-                self.core().given_back(self.held.bytes().index());
-            }
+            Hold::Alone => match self.held.give_back() {
+                Ok(()) => self.core().given_back(self.held.bytes().index()),
+                // A share whose answer never came did happen.
+                Err(AccessError::Shared { .. }) => self.queue_detach(),
+                Err(error) => return Err(error.into()),
+            },
             Hold::Shared => {
-                let (session, arena) = (&self.core().session, self.handle());
-                if session.named_arenas.remove(arena) {
-                    let detaching = Arc::clone(session);
-                    session.queue(Chore::Call(Box::pin(async move {
-                        if let Err(error) = named_arenas::detach(&detaching, arena).await {
-                            tracing::debug!(%error, "queued detach failed");
-                        }
-                    })));
+                if self.core().session.named_arenas.remove(self.handle()) {
+                    self.queue_detach();
                 }
             }
             Hold::Gone => {}
         }
         Ok(())
+    }
+
+    #[cold]
+    fn queue_detach(&self) {
+        let arena = self.handle();
+        let session = Arc::clone(&self.core().session);
+        let detaching = Arc::clone(&session);
+        session.queue(Chore::Call(Box::pin(async move {
+            if let Err(error) = named_arenas::detach(&detaching, arena).await {
+                tracing::debug!(%error, "queued detach failed");
+            }
+        })));
     }
 
     /// Allocates room for a `T`. Its bytes are unspecified.

@@ -22,6 +22,7 @@ use crate::client::parse_name;
 use crate::connect::Rpc;
 use crate::error::Error;
 use crate::in_use::{CountsUsers, InUse};
+use crate::named_arenas;
 use crate::session::Session;
 
 /// The longest wait of one call. A caller that has lost interest is not taken out of the
@@ -79,6 +80,24 @@ impl ArenaCore {
 
     pub(crate) fn is_writable(&self) -> bool {
         self.memory.is_writable()
+    }
+
+    /// Makes a guard of an arena that the daemon has granted.
+    fn hold(self: &Arc<Self>, granted: v1::ArenaReply) -> Result<Arena, Error> {
+        let arena = ArenaInfo::try_from(granted)?.arena;
+        let number = self.session.number;
+        match Holding::new(self) {
+            Ok(holding) => {
+                let held = HeldArena::of(self, number, arena, true)?;
+                Ok(Arena::exclusive(held, holding))
+            }
+            Err(error) => {
+                self.memory.give_back(arena, number)?;
+                let at = self.memory.locate(arena)?;
+                self.given_back(at.index);
+                Err(error)
+            }
+        }
     }
 
     /// Sees to it that whoever waits gets an arena that was given back just now.
@@ -289,7 +308,7 @@ impl ArenaPool {
             .session
             .run(move |session| async move {
                 let mut ending = session.ending.subscribe();
-                let call = session.wait(wait, |rpc, request_id, left| {
+                let get = move |rpc: Rpc, request_id, left| {
                     let request_id = RequestId::new(request_id);
                     let get = v1::GetArenaRequest::from(GetArena {
                         pool_id,
@@ -297,27 +316,19 @@ impl ArenaPool {
                         wait: left,
                     });
                     async move { rpc.arenas().get(get).await }
-                });
+                };
+                let late = Arc::clone(&core);
+                let give_back = move |reply| {
+                    if let Err(error) = late.hold(reply) {
+                        tracing::debug!(%error, "an arena that came late was not given back");
+                    }
+                };
                 let reply = tokio::select! {
-                    reply = call => reply,
+                    reply = session.wait_or_undo(wait, get, give_back) => reply,
                     _ = ending.wait_for(|&ending| ending) => return Err(Error::Closed),
                 };
-                let reply = reply.map_err(|error| core.name_loss(timed_out(error, wait)))?;
-                let arena = ArenaInfo::try_from(reply)?;
                 // A guard at once: if the caller has lost interest, its drop gives it back.
-                let number = session.number;
-                match Holding::new(&core) {
-                    Ok(holding) => {
-                        let held = HeldArena::of(&core, number, arena.arena, true)?;
-                        Ok(Arena::exclusive(held, holding))
-                    }
-                    Err(error) => {
-                        core.memory.give_back(arena.arena, number)?;
-                        let at = core.memory.locate(arena.arena)?;
-                        core.given_back(at.index);
-                        Err(error)
-                    }
-                }
+                core.hold(reply.map_err(|error| core.name_loss(timed_out(error, wait)))?)
             })
             .await
     }
@@ -335,20 +346,25 @@ impl ArenaPool {
             .run(move |session| async move {
                 let holding = Holding::new(&core)?;
                 let _turn = session.named_arenas.turn().await;
-                let reply: v1::ArenaReply = session
-                    .control(|request_id| {
-                        let request_id = RequestId::new(request_id);
-                        let name = name.clone();
-                        let attach = AttachArena {
-                            pool_id,
-                            name,
-                            access,
-                            request_id,
-                        };
-                        Call::Attach(attach.into())
-                    })
-                    .await
-                    .map_err(|error| core.name_loss(error))?;
+                let call = move |request_id| {
+                    let attach = AttachArena {
+                        pool_id,
+                        name: name.clone(),
+                        access,
+                        request_id: RequestId::new(request_id),
+                    };
+                    Call::Attach(attach.into())
+                };
+                let late = Arc::clone(&session);
+                let undo = |reply: v1::ArenaReply| async move {
+                    if let Ok(arena) = ArenaInfo::try_from(reply)
+                        && let Err(error) = named_arenas::detach(&late, arena.arena).await
+                    {
+                        tracing::debug!(%error, "an arena attached to late was not detached from");
+                    }
+                };
+                let reply = session.control_or_undo(call, undo).await;
+                let reply = reply.map_err(|error| core.name_loss(error))?;
                 let arena = ArenaInfo::try_from(reply)?;
                 let writable = arena.access == Access::ReadWrite;
                 let held = HeldArena::of(core.arc(), session.number, arena.arena, writable)?;

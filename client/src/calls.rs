@@ -98,21 +98,44 @@ impl Session {
     }
 
     /// As [`effect`](Self::effect), for a call that waits for others up to `wait`: each attempt
-    /// is told how much of that is left. A daemon that is away is waited for as long.
-    pub(crate) async fn wait<R, F>(
-        &self,
+    /// is told how much of that is left. A daemon that is away is waited for as long. When the
+    /// call ends without the daemon's word, it goes on in the background, waiting for nobody, until
+    /// the daemon tells what came of it; and that goes to `undo`. On the I/O thread.
+    pub(crate) async fn wait_or_undo<R, F>(
+        self: &Arc<Self>,
         wait: Duration,
-        send: impl Fn(Rpc, u64, Duration) -> F,
+        send: impl Fn(Rpc, u64, Duration) -> F + Send + Sync + 'static,
+        undo: impl FnOnce(R) + Send + 'static,
     ) -> Result<R, Error>
     where
-        F: Future<Output = Result<Response<R>, Status>>,
+        R: Send + 'static,
+        F: Future<Output = Result<Response<R>, Status>> + Send,
     {
         let start = Instant::now();
+        let mut sent = None;
         let attempt = |connection: Arc<Connection>, id| {
+            sent = Some(id);
             let left = wait.saturating_sub(start.elapsed());
             unary(send(connection.rpc.clone(), id, left))
         };
-        self.repeat(Kind::Wait, wait + self.deadline, attempt).await
+        let outcome = self.repeat(Kind::Wait, wait + self.deadline, attempt).await;
+        if let (Err(error), Some(id)) = (&outcome, sent)
+            // Without a reason it is not the daemon's word.
+            && error.reason().is_none()
+        {
+            let session = Arc::clone(self);
+            tokio::spawn(async move {
+                let attempt = |connection: Arc<Connection>, id| {
+                    unary(send(connection.rpc.clone(), id, Duration::ZERO))
+                };
+                let again = Some(session.request_ids.again(id));
+                let outcome = session.repeat_as(Kind::Settle, PATIENT, again, attempt);
+                if let Ok(reply) = outcome.await {
+                    undo(reply);
+                }
+            });
+        }
+        outcome
     }
 
     /// As [`effect`](Self::effect), over the stream of control calls.
@@ -235,6 +258,20 @@ impl Session {
         &self,
         kind: Kind,
         deadline: Duration,
+        attempt: impl FnMut(Arc<Connection>, u64) -> F,
+    ) -> Result<R, Error>
+    where
+        F: Future<Output = Result<R, Failure>>,
+    {
+        self.repeat_as(kind, deadline, None, attempt).await
+    }
+
+    /// As [`repeat`](Self::repeat), for a call that may have been sent under this id before.
+    async fn repeat_as<R, F>(
+        &self,
+        kind: Kind,
+        deadline: Duration,
+        request_id: Option<RequestId<'_>>,
         mut attempt: impl FnMut(Arc<Connection>, u64) -> F,
     ) -> Result<R, Error>
     where
@@ -245,7 +282,7 @@ impl Session {
             kind,
             deadline,
             until: Instant::now() + deadline,
-            request_id: None,
+            request_id,
             attempts: 0,
             pause: FIRST_PAUSE,
         };

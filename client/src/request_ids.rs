@@ -49,6 +49,15 @@ impl RequestIds {
         }
     }
 
+    /// Returns an id once more, for a call that holds nobody back.
+    pub(crate) fn again(&self, id: u64) -> RequestId<'_> {
+        RequestId {
+            ids: self,
+            id,
+            holds: false,
+        }
+    }
+
     fn try_next(&self, holds: bool) -> Option<u64> {
         let mut state = lock(&self.state);
         let next = state.last + 1;

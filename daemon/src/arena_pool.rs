@@ -411,7 +411,7 @@ impl ArenaPool {
         }
         state
             .waiters
-            .retain(|waiter| waiter.session.number != dead.number);
+            .retain(|waiter| waiter.get.session.number != dead.number);
         state.mapped_by.remove_all(dead.number);
         self.write_member(&state, dead);
         self.serve(&mut state);

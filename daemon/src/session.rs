@@ -13,20 +13,22 @@ use goumem_alloc::SessionNumber;
 use goumem_proto::model::{Event, RequestId};
 use goumem_proto::name::Label;
 use goumem_shm::os::peer::PidFd;
-use goumem_shm::root::RequestRecord;
+use goumem_shm::root::{RequestOp, RequestRecord};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::error::Error;
 use crate::root::Root;
 
+mod gets;
 mod intent;
 mod requests;
 mod table;
 
+pub(crate) use gets::{Begun, Get};
 pub use intent::Intent;
 pub use requests::Outcome;
+use requests::Requests;
 pub(crate) use requests::{Recalled, Remembered};
-use requests::{Request, Requests};
 pub use table::Sessions;
 
 /// Events that may queue for a session that does not read its stream. More are dropped: each is
@@ -250,15 +252,6 @@ impl Session {
         }
     }
 
-    /// Takes back what `intend` noted: nothing came of it.
-    pub fn forget_intent(&self, id: RequestId) {
-        let _turn = self.lock();
-        let slot = self.root.row(self.number).request(id.get());
-        if id.is_some() && slot.id() == id.get() {
-            slot.clear();
-        }
-    }
-
     /// Returns whether an earlier daemon was cut off in the middle of the request, so that a part
     /// of its effect may be there.
     pub fn was_cut_off(&self, id: RequestId) -> bool {
@@ -273,12 +266,20 @@ impl Session {
         }
     }
 
-    /// Returns the requests that an earlier daemon wrote down.
+    /// Takes over the requests that an earlier daemon wrote down, to find out what they came to.
     pub(crate) fn written_requests(&self) -> Vec<Result<RequestRecord, u64>> {
         let row = self.root.row(self.number);
-        row.requests()
+        let written: Vec<_> = row
+            .requests()
             .filter_map(|slot| slot.load().transpose())
-            .collect()
+            .collect();
+        let gets = &mut self.lock().requests.gets;
+        for request in written.iter().flatten() {
+            if request.op == RequestOp::GetArena {
+                gets.skip(request.extra);
+            }
+        }
+        written
     }
 
     fn end_request<T: Outcome>(&self, id: RequestId, outcome: Option<&T>) {
@@ -295,39 +296,6 @@ impl Session {
         state
             .requests
             .finish(id.get(), outcome.map(Remembered::new));
-    }
-
-    /// Returns the outcome of a request that came to its end later than its call: see
-    /// [`remember`](Self::remember).
-    ///
-    /// # Errors
-    /// As `once`, for an id that is known otherwise.
-    pub fn recall<T: Clone + 'static>(&self, id: RequestId) -> Result<Option<T>, Error> {
-        if !id.is_some() {
-            return Ok(None);
-        }
-        let state = self.lock();
-        match state.requests.get(id.get()) {
-            Some(Request::Done(known)) => known
-                .outcome
-                .downcast_ref::<T>()
-                .cloned()
-                .map(Some)
-                .ok_or_else(|| state.requests.expired(id.get())),
-            Some(Request::InFlight | Request::Refused) => Err(state.requests.expired(id.get())),
-            None => Ok(None),
-        }
-    }
-
-    /// Remembers the outcome of a request that had to wait, so that its retry gets the same.
-    pub fn remember<T: Outcome>(&self, id: RequestId, outcome: &T) {
-        if !id.is_some() {
-            return;
-        }
-        let begun = self.lock().requests.begin(id.get());
-        if let Ok(None) = begun {
-            self.end_request(id, Some(outcome));
-        }
     }
 
     fn lock(&self) -> MutexGuard<'_, SessionState> {

@@ -6,7 +6,8 @@
 //! header, 4 KiB    0 magic   1 layout version:32 | 0:32   2 instance   3 epoch
 //!                  4 last pool id   5 last session serial
 //! row n, 8 KiB     at 4096 + n × 8192: the session with the number n, 1 … 65 534
-//!                  words 0 … 31 the session (see [`session`]), then 124 requests of 8 words
+//!                  words 0 … 31 the session (see [`session`]), then 64 requests of 8 words, then 60
+//!                  grants of the same form
 //! ```
 //!
 //! Rows are sparse: one is committed while its session lives, and punched after.
@@ -36,10 +37,13 @@ const SESSION_WORDS: usize = 32;
 /// Words of a request.
 const REQUEST_WORDS: usize = 8;
 /// How many requests a row has room for: an id lies at its remainder by this.
-pub const REQUESTS: u64 = 124;
+pub const REQUESTS: u64 = 64;
+/// How many grants a row has room for beside them. Whoever waits for an arena may have an id that is far behind
+/// those of later calls when it gets it; so grants lie in their own order.
+pub const GRANTS: u64 = 60;
 /// Words of a row.
 pub const ROW_WORDS: usize = 1024;
-const _: () = assert!(SESSION_WORDS + 124 * REQUEST_WORDS == ROW_WORDS);
+const _: () = assert!(SESSION_WORDS + (64 + 60) * REQUEST_WORDS == ROW_WORDS);
 const _: () = assert!(ROW_WORDS * 8 == 8192);
 
 const MAGIC: u64 = u64::from_le_bytes(*b"goumemRT");
@@ -164,16 +168,21 @@ impl<'a> Row<'a> {
 
     /// Returns the place of the request with that id.
     pub fn request(self, id: u64) -> RequestSlot<'a> {
-        let index = usize::try_from(id % REQUESTS).expect("below 124");
-        self.request_at(index)
+        self.request_at(id % REQUESTS)
     }
 
-    /// Returns the place of every request.
+    /// Returns the place of the grant with that number, of all that the session has got.
+    pub fn grant(self, number: u64) -> RequestSlot<'a> {
+        self.request_at(REQUESTS + number % GRANTS)
+    }
+
+    /// Returns the place of every request, those of the grants among them.
     pub fn requests(self) -> impl Iterator<Item = RequestSlot<'a>> {
-        (0..usize::try_from(REQUESTS).expect("124")).map(move |index| self.request_at(index))
+        (0..REQUESTS + GRANTS).map(move |index| self.request_at(index))
     }
 
-    fn request_at(self, index: usize) -> RequestSlot<'a> {
+    fn request_at(self, index: u64) -> RequestSlot<'a> {
+        let index = usize::try_from(index).expect("below 124");
         let start = SESSION_WORDS + index * REQUEST_WORDS;
         RequestSlot::new(&self.words[start..start + REQUEST_WORDS])
     }

@@ -260,6 +260,68 @@ fn arena_waiter_asks_again_on_the_next_connection() {
     });
 }
 
+/// A campaign found an arena of a living session that nobody in it knew of: its wait was over
+/// before the daemon that had granted it was heard.
+#[test]
+fn arena_whose_wait_ended_without_an_answer_goes_back() {
+    let scene = scene();
+    let options = ArenaPoolOptions::new(1, 4096);
+    let arenas = scene.client.create_arena_pool("a", options).unwrap();
+    let taken = scene.rpc.get_arena(arenas.id().get(), 0).unwrap();
+    let stat = || scene.rpc.arena_stat("a");
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| arenas.get_timeout(Duration::from_secs(4)));
+        eventually(PATIENCE, "it waits", || stat().waiting == 1);
+        scene.proxy.swallow_replies();
+        scene.rpc.return_arena(taken).unwrap();
+        eventually(PATIENCE, "it is granted", || stat().exclusive == 1);
+        scene.proxy.isolate();
+        let error = waiting.join().unwrap().unwrap_err();
+        assert!(matches!(error, Error::NoAnswer { .. }), "{error:?}");
+    });
+    assert_eq!(stat().exclusive, 1);
+    scene.proxy.heal();
+    eventually(PATIENCE, "it is returned", || stat().free == 1);
+    drop(arenas.try_get().unwrap());
+}
+
+/// The same for a share and an attach, whose arenas would be held until the session ends.
+#[test]
+fn arena_shared_or_attached_to_without_an_answer_is_let_go() {
+    let daemon = TestDaemon::start();
+    let proxy = Proxy::start(daemon.socket());
+    let (rpc, other) = (daemon.rpc(), daemon.client());
+    let deadline = Duration::from_secs(2);
+    let client = proxy.builder().call_deadline(deadline).connect().unwrap();
+    let options = ArenaPoolOptions::new(2, 4096);
+    let arenas = client.create_arena_pool("a", options).unwrap();
+    let stat = || rpc.arena_stat("a");
+
+    let mut arena = arenas.get().unwrap();
+    proxy.swallow_replies();
+    let error = arena.share("mine").unwrap_err();
+    assert!(matches!(error, Error::NoAnswer { .. }), "{error:?}");
+    assert_eq!(stat().named, 1);
+    drop(arena);
+    proxy.cut();
+    eventually(PATIENCE, "it is returned", || stat().free == 2);
+
+    let theirs = other.open_arena_pool("a").unwrap();
+    let mut shared = theirs.get().unwrap();
+    shared.share("theirs").unwrap();
+    let holders = || theirs.holders().unwrap()[0].holders.len();
+    client.ping().unwrap();
+    proxy.swallow_replies();
+    let error = arenas.attach("theirs", Access::ReadWrite).unwrap_err();
+    assert!(matches!(error, Error::NoAnswer { .. }), "{error:?}");
+    assert_eq!(holders(), 2);
+    proxy.cut();
+    eventually(PATIENCE, "it is detached from", || holders() == 1);
+    // One that comes later is not undone by it.
+    let attached = arenas.attach("theirs", Access::ReadWrite).unwrap();
+    assert_eq!((holders(), attached.handle()), (2, shared.handle()));
+}
+
 #[test]
 fn what_is_let_go_while_the_daemon_is_away_is_given_back_later() {
     let scene = scene();

@@ -247,12 +247,12 @@ impl ArenaPool {
             && word.state() == Some(ArenaState::Exclusive)
             && word.owner() == session.number;
         match request.op {
-            RequestOp::GetArena if request.done => Some(done(&handle)),
+            RequestOp::GetArena if request.done => Some(Recalled::Granted(handle)),
             RequestOp::GetArena => {
                 // Claimed for it, and not handed over.
                 let _ = words.hand_over(handle.generation(), session.number);
                 let given = words.load().is_held(handle.generation());
-                given.then(|| done(&handle))
+                given.then_some(Recalled::Granted(handle))
             }
             RequestOp::ReturnArena => (request.done || !is_mine).then(|| done(&())),
             RequestOp::ArenaAlloc if request.done => outcome.map(|handle| done(&handle)),

@@ -6,12 +6,11 @@ use std::time::Instant;
 
 use goumem_alloc::{Handle, SessionNumber};
 use goumem_proto::model::{Access, ArenaInfo, RequestId};
-use goumem_shm::root::RequestOp;
 use tokio::sync::oneshot;
 
 use super::{ArenaPool, ArenaPoolState};
 use crate::error::{Error, Table};
-use crate::session::{Caller, Intent, Session};
+use crate::session::{Begun, Caller, Get};
 
 /// How many may wait for one arena pool.
 pub(super) const MAX_WAITERS: usize = 65_536;
@@ -23,8 +22,7 @@ pub struct WaitTicket(u64);
 #[derive(Debug)]
 pub(super) struct Waiter {
     ticket: WaitTicket,
-    pub(super) session: Arc<Session>,
-    request_id: RequestId,
+    pub(super) get: Get,
     sender: oneshot::Sender<GrantedArena>,
 }
 
@@ -42,32 +40,29 @@ pub enum Waited {
 #[derive(Debug)]
 pub struct GrantedArena {
     pool: Arc<ArenaPool>,
-    session: Arc<Session>,
     arena: Handle,
-    request_id: RequestId,
-    accepted: bool,
+    /// None once it is accepted.
+    get: Option<Get>,
 }
 
 impl GrantedArena {
     /// Returns the arena, which is the waiter's from now on.
     pub fn accept(mut self) -> ArenaInfo {
-        self.accepted = true;
         // The reply may be lost with its connection: a retry gets the same arena.
-        self.session.remember(self.request_id, &self.arena);
+        if let Some(get) = self.get.take() {
+            get.done(self.arena);
+        }
         self.pool.arena_info(self.arena, Access::ReadWrite)
     }
 }
 
 impl Drop for GrantedArena {
     fn drop(&mut self) {
-        if self.accepted {
-            return;
+        if let Some(get) = self.get.take() {
+            self.pool.take_back(self.arena, get);
+            // Not under the lock here in the only other place that drops one: see `serve`.
+            self.pool.wake();
         }
-        // Stale when the session's sweep was faster: then it is free already.
-        let _ = self.pool.memory.give_back(self.arena, self.session.number);
-        self.session.forget_intent(self.request_id);
-        // Not under the lock here in the only other place that drops one: see `serve`.
-        self.pool.wake();
     }
 }
 
@@ -75,7 +70,8 @@ impl ArenaPool {
     /// Gets an arena for the calling session, or a place in the line when it will wait.
     ///
     /// # Errors
-    /// `NoFreeArena`, `TooMany`, `SessionRequired`, `SessionExpired`, `PoolDestroyed`.
+    /// `NoFreeArena`, `TooMany`, `SessionRequired`, `SessionExpired`, `PoolDestroyed`;
+    /// `RequestInFlight` while an earlier try is in line or on its way back.
     pub fn get(
         self: &Arc<Self>,
         caller: &Caller,
@@ -84,45 +80,28 @@ impl ArenaPool {
         now: Instant,
     ) -> Result<Waited, Error> {
         let session = caller.session()?;
-        if !will_wait {
-            let arena = session.once(request_id, || {
-                let mut state = self.lock();
-                session.require_live()?;
-                self.require_usable(&state)?;
-                self.note_use(&mut state, session, now)?;
-                let free = if state.waiters.is_empty() {
-                    self.try_get(&mut state, session, request_id)
-                } else {
-                    None
-                };
-                free.ok_or_else(|| Error::NoFreeArena {
-                    pool: self.name.to_string(),
-                    arenas: self.memory.geometry().arenas(),
-                    waiting: u32::try_from(state.waiters.len()).unwrap_or(u32::MAX),
-                })
-            })?;
-            return Ok(Waited::Now(self.arena_info(arena, Access::ReadWrite)));
-        }
         let mut state = self.lock();
         session.require_live()?;
-        self.require_usable(&state)?;
-        if let Some(arena) = session.recall::<Handle>(request_id)? {
-            return Ok(Waited::Now(self.arena_info(arena, Access::ReadWrite)));
-        }
-        let first_try = |waiter: &Waiter| {
-            waiter.request_id == request_id && waiter.session.number == session.number
+        let mut get = match session.begin_get(request_id)? {
+            Begun::Before(arena) => {
+                return Ok(Waited::Now(self.arena_info(arena, Access::ReadWrite)));
+            }
+            Begun::Now(get) => get,
         };
-        if request_id.is_some() && state.waiters.iter().any(first_try) {
-            return Err(Error::RequestInFlight {
-                request_id: request_id.get(),
-            });
-        }
+        self.require_usable(&state)?;
         self.note_use(&mut state, session, now)?;
         if state.waiters.is_empty()
-            && let Some(arena) = self.try_get(&mut state, session, request_id)
+            && let Some(arena) = self.try_get(&mut state, &mut get)
         {
-            session.remember(request_id, &arena);
+            get.done(arena);
             return Ok(Waited::Now(self.arena_info(arena, Access::ReadWrite)));
+        }
+        if !will_wait {
+            return Err(Error::NoFreeArena {
+                pool: self.name.to_string(),
+                arenas: self.memory.geometry().arenas(),
+                waiting: u32::try_from(state.waiters.len()).unwrap_or(u32::MAX),
+            });
         }
         if state.waiters.len() >= MAX_WAITERS {
             return Err(Error::TooMany {
@@ -135,8 +114,7 @@ impl ArenaPool {
         let (sender, receiver) = oneshot::channel();
         state.waiters.push_back(Waiter {
             ticket,
-            session: Arc::clone(session),
-            request_id,
+            get,
             sender,
         });
         // Flag first, then a second look: a returner either sees the flag or is seen here.
@@ -162,32 +140,26 @@ impl ArenaPool {
 
     /// Gives free arenas to the first in line.
     pub(super) fn serve(self: &Arc<Self>, state: &mut ArenaPoolState) {
-        while let Some(waiter) = state.waiters.front() {
+        while let Some(mut waiter) = state.waiters.pop_front() {
             // Whoever gave up is out of the line before an arena is claimed for it, so that none
             // comes back here, where dropping it would take the lock a second time.
-            if waiter.sender.is_closed() || !waiter.session.is_live() {
-                state.waiters.pop_front();
+            if waiter.sender.is_closed() || !waiter.get.session.is_live() {
                 continue;
             }
-            let (session, request_id) = (Arc::clone(&waiter.session), waiter.request_id);
-            let Some(arena) = self.try_get(state, &session, request_id) else {
-                break;
-            };
-            let Some(waiter) = state.waiters.pop_front() else {
+            let Some(arena) = self.try_get(state, &mut waiter.get) else {
+                state.waiters.push_front(waiter);
                 break;
             };
             let granted = GrantedArena {
                 pool: Arc::clone(self),
-                session,
                 arena,
-                request_id: waiter.request_id,
-                accepted: false,
+                get: Some(waiter.get),
             };
-            if let Err(mut granted) = waiter.sender.send(granted) {
+            if let Err(mut granted) = waiter.sender.send(granted)
+                && let Some(get) = granted.get.take()
+            {
                 // It gave up this very moment.
-                granted.accepted = true;
-                let _ = self.memory.give_back(granted.arena, granted.session.number);
-                granted.session.forget_intent(request_id);
+                self.take_back(arena, get);
             }
         }
         if state.waiters.is_empty() {
@@ -197,22 +169,25 @@ impl ArenaPool {
 
     /// Claims an arena as the daemon, notes the request, and hands it over: a session that maps the
     /// pool may claim one itself at any time, and after a crash the two must not be confused.
-    fn try_get(
-        &self,
-        state: &mut ArenaPoolState,
-        session: &Session,
-        request_id: RequestId,
-    ) -> Option<Handle> {
+    fn try_get(&self, state: &mut ArenaPoolState, get: &mut Get) -> Option<Handle> {
         let daemon = SessionNumber::DAEMON;
         let arena = self.memory.try_get(daemon, state.search_from)?;
-        session.intend(request_id, Intent::about(RequestOp::GetArena, arena));
-        if self.memory.hand_over(arena, session.number).is_err() {
+        get.intend(arena);
+        let number = get.session.number;
+        if self.memory.hand_over(arena, number).is_err() {
             // Written from outside this library in between.
-            session.forget_intent(request_id);
+            get.forget_intent();
             return None;
         }
         let at = self.memory.locate(arena).ok()?;
         state.search_from = (at.index + 1) % self.memory.geometry().arenas();
         Some(arena)
+    }
+
+    /// Takes back an arena that was not accepted; its get has never been.
+    fn take_back(&self, arena: Handle, get: Get) {
+        // Stale when the session's sweep was faster: then it is free already.
+        let _ = self.memory.give_back(arena, get.session.number);
+        drop(get);
     }
 }

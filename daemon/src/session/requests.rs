@@ -9,6 +9,7 @@ use goumem_proto::model::{
     ArenaInfo, BlockInfo, FreedBatch, OpenedArenaPool, OpenedPool, SpanInfo,
 };
 
+use super::gets::Gets;
 use crate::error::Error;
 
 /// How many outcomes a session remembers. A client of ours has at most 64 calls in flight, so a
@@ -132,6 +133,8 @@ impl Request {
 pub(crate) enum Recalled {
     /// It came to this.
     Done(Remembered),
+    /// It was a get, and was granted this arena.
+    Granted(Handle),
     /// Its effect may be there in part: a retry does what is left.
     CutOff,
     /// It began, and nothing tells how it ended. A retry is refused.
@@ -142,6 +145,7 @@ pub(crate) enum Recalled {
 #[derive(Debug, Default)]
 pub(super) struct Requests {
     pub(super) highest: u64,
+    pub(super) gets: Gets,
     /// Ids below this are an earlier daemon's, and not known any more.
     known_from: u64,
     /// Requests that an earlier daemon was in the middle of, and that were not retried yet.
@@ -159,7 +163,8 @@ impl Requests {
             Some(Request::Done(outcome)) => return Ok(Some(outcome.clone())),
             Some(Request::InFlight) => return Err(Error::RequestInFlight { request_id: id }),
             Some(Request::Refused) => return Err(self.expired(id)),
-            None if id < self.known_from
+            None if self.gets.is_known(id)
+                || id < self.known_from
                 || id.saturating_add(REMEMBERED_REQUESTS) <= self.highest =>
             {
                 return Err(self.expired(id));
@@ -182,12 +187,15 @@ impl Requests {
     /// Takes over a request of an earlier daemon.
     pub(super) fn recall(&mut self, id: u64, recalled: Recalled) {
         self.highest = self.highest.max(id);
+        if let Recalled::Granted(arena) = recalled {
+            return self.gets.recall(id, arena);
+        }
         self.known_from = self
             .known_from
             .max((self.highest + 1).saturating_sub(goumem_shm::root::REQUESTS));
         let request = match recalled {
             Recalled::Done(outcome) => Request::Done(outcome),
-            Recalled::Unknown => Request::Refused,
+            Recalled::Unknown | Recalled::Granted(_) => Request::Refused,
             Recalled::CutOff => {
                 self.cut_off.insert(id);
                 return;

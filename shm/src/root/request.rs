@@ -51,7 +51,7 @@ ops! {
     Withdraw = 9,
     /// Return leased spans.
     ReturnSpans = 10,
-    /// Get the arena of the handle.
+    /// Get the arena of the handle; the extra number is that of the grant.
     GetArena = 11,
     /// Return the arena of the handle.
     ReturnArena = 12,

@@ -235,7 +235,7 @@ pub(super) const OPERATIONS: &[Of] = &[
         name: "a request begins, where an old one stood",
         before: |w| {
             begin(&w.words);
-            w.about(|words| words.row().request(127).begin(&request(127)));
+            w.about(|words| words.row().request(67).begin(&request(67)));
             // The old one is forgotten before the new one has begun.
             w.does_no_harm = |state| state.requests.is_empty();
         },
