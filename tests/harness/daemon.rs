@@ -79,10 +79,16 @@ impl TestDaemon {
     }
 
     /// Ends it, and starts another one on the same files.
-    pub fn restart(mut self) -> Self {
+    pub fn restart(self) -> Self {
+        self.restart_after(|| {})
+    }
+
+    /// The same, with something to do in between.
+    pub fn restart_after(mut self, in_between: impl FnOnce()) -> Self {
         let directory = Arc::clone(&self.directory);
         let config = self.config.clone();
         self.end();
+        in_between();
         Self::start_in(directory, |new| *new = config)
     }
 

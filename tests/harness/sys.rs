@@ -4,6 +4,7 @@
 
 use std::ffi::CString;
 use std::io;
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::path::Path;
 use std::ptr;
 use std::time::Duration;
@@ -164,4 +165,67 @@ pub fn in_forked_child(work: impl FnOnce() -> u8) -> io::Result<u8> {
         )));
     }
     u8::try_from(libc::WEXITSTATUS(status)).map_err(io::Error::other)
+}
+
+/// Opens a terminal of that size: the side of whoever watches it, and the side of the program.
+///
+/// # Errors
+/// What the OS says.
+pub fn open_terminal(columns: u16, rows: u16) -> io::Result<(OwnedFd, OwnedFd)> {
+    let size = libc::winsize {
+        ws_row: rows,
+        ws_col: columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    let (mut master, mut slave) = (-1, -1);
+    // SAFETY: both numbers are writable, `size` is whole and outlives the call, and a name and
+    // modes are not asked for.
+    check(unsafe {
+        libc::openpty(
+            &raw mut master,
+            &raw mut slave,
+            ptr::null_mut(),
+            ptr::null(),
+            &raw const size,
+        )
+    })?;
+    // SAFETY: the call above opened it for nobody else.
+    let master = unsafe { OwnedFd::from_raw_fd(master) };
+    // SAFETY: likewise.
+    let slave = unsafe { OwnedFd::from_raw_fd(slave) };
+    for end in [&master, &slave] {
+        // SAFETY: takes numbers; the fd is open.
+        let set = unsafe { libc::fcntl(end.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC) };
+        check(set)?;
+    }
+    Ok((master, slave))
+}
+
+/// Gives a terminal another size. Whoever runs in it is told only if it is its controlling
+/// terminal.
+///
+/// # Errors
+/// What the OS says.
+pub fn resize_terminal(terminal: BorrowedFd<'_>, columns: u16, rows: u16) -> io::Result<()> {
+    let size = libc::winsize {
+        ws_row: rows,
+        ws_col: columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    // SAFETY: `size` is whole and outlives the call, which only reads it.
+    check(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) })
+}
+
+/// Returns a terminal's modes: input, output, control, local.
+///
+/// # Errors
+/// What the OS says.
+pub fn terminal_modes(terminal: BorrowedFd<'_>) -> io::Result<[u32; 4]> {
+    // SAFETY: numbers and arrays of numbers, for which zero is a value.
+    let mut modes: libc::termios = unsafe { std::mem::zeroed() };
+    // SAFETY: `modes` is writable, and the fd is open.
+    check(unsafe { libc::tcgetattr(terminal.as_raw_fd(), &raw mut modes) })?;
+    Ok([modes.c_iflag, modes.c_oflag, modes.c_cflag, modes.c_lflag])
 }
