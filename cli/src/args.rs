@@ -57,6 +57,9 @@ pub(crate) enum Command {
     /// Blocks that outlive sessions, and blocks by their handle.
     #[command(subcommand)]
     Block(BlockCommand),
+    /// Watch pools, arena pools and sessions, live. Only looks. Press ? for the keys.
+    #[command(after_help = TOP_EXAMPLES)]
+    Top(TopArgs),
     /// Store stdin as a block with a name.
     Put {
         pool: String,
@@ -92,6 +95,24 @@ pub(crate) enum Command {
     #[command(hide = true, subcommand)]
     Worker(WorkerCommand),
 }
+
+/// How to look.
+#[derive(Debug, Clone, ClapArgs)]
+pub(crate) struct TopArgs {
+    /// Print what there is once, and end. With --interval look twice, and print the changes too.
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// How often to look [default: 1s].
+    #[arg(short, long, value_name = "DURATION", value_parser = duration)]
+    pub(crate) interval: Option<Duration>,
+    /// Write the last frame there as SVG, for the documentation.
+    #[arg(long, value_name = "FILE", hide = true, conflicts_with = "once")]
+    pub(crate) picture: Option<PathBuf>,
+}
+
+const TOP_EXAMPLES: &str = "Examples:\n  goumemctl top --interval 500ms\n  \
+goumemctl top --once -o json | jq '.pools[] | {name, held_bytes}'\n  \
+goumemctl top --once --interval 1s -o json | jq '.pools[].change_bytes_per_second'";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum PoolCommand {

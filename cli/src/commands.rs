@@ -10,7 +10,7 @@ mod session;
 
 use std::path::Path;
 
-use goumem::blocking::Client;
+use goumem::blocking::{Client, ClientBuilder};
 use goumem::{Backing, Permissions};
 
 use crate::args::Command;
@@ -40,6 +40,7 @@ pub(crate) fn run(
         Command::Get { pool, name } => named::get(&client, pool, name),
         Command::Withdraw { pool, name, free } => named::withdraw(&client, pool, name, *free),
         Command::Completions { .. }
+        | Command::Top(_)
         | Command::Demo { .. }
         | Command::Daemon
         | Command::Worker(_) => Ok(Output::Nothing),
@@ -48,11 +49,16 @@ pub(crate) fn run(
 
 /// Connects to the daemon, which lists this session under the program's name.
 pub(crate) fn connect(socket: Option<&Path>) -> Result<Client, goumem::Error> {
-    let mut builder = Client::builder().label("goumemctl");
-    if let Some(socket) = socket {
-        builder = builder.socket(socket);
+    builder(socket).connect()
+}
+
+/// Returns what connects, for those that want it otherwise.
+pub(crate) fn builder(socket: Option<&Path>) -> ClientBuilder {
+    let builder = Client::builder().label("goumemctl");
+    match socket {
+        Some(socket) => builder.socket(socket),
+        None => builder,
     }
-    builder.connect()
 }
 
 fn backing_name(backing: Backing) -> &'static str {

@@ -10,7 +10,7 @@ use goumem::{Error, Reason};
 use serde_json::{Map, Value, json};
 
 use crate::args::{ArenaCommand, ArenaPoolCommand, BlockCommand, Command, PoolCommand};
-use crate::output::{Format, human_bytes};
+use crate::output::{self, Format, human_bytes};
 
 #[cfg(test)]
 mod tests;
@@ -96,6 +96,7 @@ impl Failure {
         let colour = stderr.is_terminal() && !no_colour();
         let text = match format {
             Format::Json => format!("{:#}\n", self.json()),
+            Format::Yaml => output::yaml(&self.json()),
             Format::Table | Format::Plain if colour => {
                 self.to_string()
                     .replacen("error:", "\x1b[1;31merror:\x1b[0m", 1)

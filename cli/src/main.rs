@@ -7,7 +7,9 @@ mod args;
 mod commands;
 mod demo;
 mod error;
+mod observation;
 mod output;
+mod top;
 
 use std::io::{self, Read as _, Write as _};
 use std::process::ExitCode;
@@ -52,6 +54,7 @@ fn run(args: Args) -> Result<Output, Failure> {
             clap_complete::generate(*shell, &mut Args::command(), "goumemctl", &mut script);
             Ok(Output::Raw(script))
         }
+        Command::Top(how) => top::run(args.socket.as_deref(), how),
         Command::Demo { quick } => demo::run(args.socket.as_deref(), *quick),
         Command::Daemon => demo::daemon::serve(),
         Command::Worker(work) => demo::worker::run(args.socket.as_deref(), work),

@@ -1,6 +1,8 @@
-//! What commands print: the same rows as a table for people, as JSON, or as tab-separated values.
+//! What commands print: the same rows as a table for people, as JSON or YAML, or as
+//! tab-separated values.
 //! A cell knows its unit, so that 67108864 is `64 MiB` in a table and a number elsewhere.
 
+use std::cmp::Ordering;
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -12,6 +14,9 @@ use serde_json::{Map, Value, json};
 
 #[cfg(test)]
 mod tests;
+mod yaml;
+
+pub(crate) use yaml::document as yaml;
 
 /// How to print.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -20,6 +25,8 @@ pub(crate) enum Format {
     Table,
     /// For programs: one object or array.
     Json,
+    /// The same as YAML.
+    Yaml,
     /// For scripts: values with tabs between, no header, sizes in bytes, `-` for none.
     Plain,
 }
@@ -32,6 +39,9 @@ pub(crate) enum Cell {
     Bytes(u64),
     /// Milliseconds elsewhere than in a table.
     Time(Duration),
+    /// Bytes a second, with a sign.
+    PerSecond(i64),
+    Percent(u64),
     Flag(bool),
     None,
     /// Rows within a record.
@@ -58,7 +68,7 @@ pub(crate) enum Output {
     Done(String, Record),
     /// What was found, not all of which is as it should be.
     Failed(Record),
-    /// The contents of a block.
+    /// Bytes as they are: the contents of a block, a script.
     Raw(Vec<u8>),
     Nothing,
 }
@@ -85,8 +95,13 @@ impl List {
 
     /// Adds a row, in the order of the columns.
     pub(crate) fn push<const N: usize>(&mut self, row: [Cell; N]) {
-        debug_assert_eq!(N, self.columns.len(), "a cell for each column");
-        self.rows.push(row.into());
+        self.push_row(row.into());
+    }
+
+    /// The same for a row that was made elsewhere.
+    pub(crate) fn push_row(&mut self, row: Vec<Cell>) {
+        debug_assert_eq!(row.len(), self.columns.len(), "a cell for each column");
+        self.rows.push(row);
     }
 }
 
@@ -111,6 +126,10 @@ impl Output {
             Format::Json => match self.json() {
                 Value::Null => Ok(()),
                 value => writeln!(to, "{value:#}"),
+            },
+            Format::Yaml => match self.json() {
+                Value::Null => Ok(()),
+                value => to.write_all(yaml(&value).as_bytes()),
             },
         }
     }
@@ -225,12 +244,14 @@ impl List {
 
 impl Cell {
     /// For people.
-    fn human(&self) -> String {
+    pub(crate) fn human(&self) -> String {
         match self {
             Self::Text(text) => escape(text),
             Self::Number(number) => number.to_string(),
             Self::Bytes(bytes) => human_bytes(*bytes),
             Self::Time(time) => human_time(*time),
+            Self::PerSecond(rate) => human_rate(*rate),
+            Self::Percent(percent) => format!("{percent} %"),
             Self::Flag(flag) => if *flag { "yes" } else { "no" }.to_owned(),
             Self::None => "-".to_owned(),
             Self::List(list) => list.table(),
@@ -242,8 +263,11 @@ impl Cell {
         match self {
             Self::Text(text) if text.is_empty() => "-".to_owned(),
             Self::Text(text) => escape(text),
-            Self::Number(number) | Self::Bytes(number) => number.to_string(),
+            Self::Number(number) | Self::Bytes(number) | Self::Percent(number) => {
+                number.to_string()
+            }
             Self::Time(time) => millis(*time).to_string(),
+            Self::PerSecond(rate) => rate.to_string(),
             Self::Flag(flag) => flag.to_string(),
             Self::None => "-".to_owned(),
             Self::List(list) => list.plain(),
@@ -253,16 +277,37 @@ impl Cell {
     fn json(&self) -> Value {
         match self {
             Self::Text(text) => json!(text),
-            Self::Number(number) | Self::Bytes(number) => json!(number),
+            Self::Number(number) | Self::Bytes(number) | Self::Percent(number) => json!(number),
             Self::Time(time) => json!(millis(*time)),
+            Self::PerSecond(rate) => json!(rate),
             Self::Flag(flag) => json!(flag),
             Self::None => Value::Null,
             Self::List(list) => list.json(),
         }
     }
 
-    fn is_number(&self) -> bool {
-        matches!(self, Self::Number(_) | Self::Bytes(_) | Self::Time(_))
+    pub(crate) fn is_number(&self) -> bool {
+        !matches!(
+            self,
+            Self::Text(_) | Self::Flag(_) | Self::None | Self::List(_)
+        )
+    }
+
+    /// Compares two cells of one column; what is none is less than anything.
+    pub(crate) fn order(&self, other: &Self) -> Ordering {
+        let number = |cell: &Self| match cell {
+            Self::Number(number) | Self::Bytes(number) | Self::Percent(number) => {
+                Some(i128::from(*number))
+            }
+            Self::Time(time) => i128::try_from(time.as_nanos()).ok(),
+            Self::PerSecond(rate) => Some(i128::from(*rate)),
+            Self::Flag(flag) => Some(i128::from(*flag)),
+            Self::Text(_) | Self::None | Self::List(_) => None,
+        };
+        match (self, other) {
+            (Self::Text(a), Self::Text(b)) => a.cmp(b),
+            _ => number(self).cmp(&number(other)),
+        }
     }
 }
 
@@ -326,6 +371,16 @@ pub(crate) fn human_bytes(bytes: u64) -> String {
         .replacen(".0 ", " ", 1)
 }
 
+/// Returns a change of a size for people: `+1.5 MiB/s`.
+fn human_rate(rate: i64) -> String {
+    let sign = match rate {
+        0 => return "0".to_owned(),
+        1.. => '+',
+        _ => '-',
+    };
+    format!("{sign}{}/s", human_bytes(rate.unsigned_abs()))
+}
+
 /// Returns a time for people, with three digits or so.
 pub(crate) fn human_time(time: Duration) -> String {
     let seconds = time.as_secs_f64();
@@ -346,8 +401,8 @@ fn millis(time: Duration) -> f64 {
 }
 
 /// Returns a key without its unit, as words.
-fn spoken(key: &str) -> String {
-    let bare = ["_bytes", "_ms"]
+pub(crate) fn spoken(key: &str) -> String {
+    let bare = ["_bytes_per_second", "_bytes", "_ms", "_percent"]
         .iter()
         .find_map(|unit| key.strip_suffix(unit))
         .unwrap_or(key);
@@ -355,7 +410,7 @@ fn spoken(key: &str) -> String {
 }
 
 /// Keeps control characters, and what else a process may call itself, from the terminal.
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let harmless = |c: char| matches!(c, '\'' | '"' | '\\') || c.escape_debug().eq([c]);
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {

@@ -133,7 +133,7 @@ fn wrong_usage_ends_with_2_and_help_with_0() {
         "goumemctl fly",
         "goumemctl pool create frames",
         "goumemctl pool create frames much",
-        "goumemctl -o yaml ping",
+        "goumemctl -o xml ping",
         "goumemctl session kill 0",
         "goumemctl session kill 65535",
     ] {

@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 
 use goumem::blocking::Client;
-use goumem::{Holder, PoolInfo, PoolOptions, PoolStat, SessionNumber};
+use goumem::{PoolInfo, PoolOptions, PoolStat};
 
 use super::{backing_name, mode, with_permissions};
 use crate::args::{Creation, PoolCommand};
-use crate::error::{self, Failure};
+use crate::error::Failure;
+use crate::observation::{self, say_holder, what_holds};
 use crate::output::{Cell, List, Output, Record, human_bytes};
 
 pub(super) fn run(client: &Client, command: &PoolCommand) -> Result<Output, Failure> {
@@ -130,7 +131,7 @@ fn record(client: &Client, stat: PoolStat) -> Record {
             holder.pid.into(),
             holder.uid.into(),
             Cell::Bytes(holder.bytes),
-            what(&whats, holder).into(),
+            what_holds(holder, &whats).into(),
         ]);
     }
     what_it_is(&stat.pool)
@@ -157,37 +158,12 @@ fn record(client: &Client, stat: PoolStat) -> Record {
 /// Returns who holds most of a pool, for an error that says it is full.
 pub(super) fn holders(client: &Client, stat: &PoolStat) -> Vec<String> {
     let whats = whats(client);
-    let say = |holder: &Holder| {
-        error::holder(holder.pid, &what(&whats, holder), holder.uid, holder.bytes)
-    };
+    let say = |holder| say_holder(holder, &whats);
     stat.top_holders.iter().map(say).collect()
 }
 
-/// What sessions call themselves, by number: the label, else the command.
+/// What sessions call themselves, by number.
 fn whats(client: &Client) -> HashMap<u16, String> {
     // Without them a holder is a number, which is still worth saying.
-    let sessions = client.sessions().unwrap_or_default();
-    let what = |session: goumem::SessionInfo| {
-        let label = session.label.as_str();
-        let what = if label.is_empty() {
-            session.command.unwrap_or_default()
-        } else {
-            label.to_owned()
-        };
-        (session.session.get(), what)
-    };
-    sessions.into_iter().map(what).collect()
-}
-
-fn what(whats: &HashMap<u16, String>, holder: &Holder) -> String {
-    if holder.session == SessionNumber::NOBODY {
-        return "kept blocks of sessions that have ended".to_owned();
-    }
-    if holder.session == SessionNumber::DAEMON {
-        return "blocks allocated by RPC".to_owned();
-    }
-    whats
-        .get(&holder.session.get())
-        .cloned()
-        .unwrap_or_default()
+    observation::whats(&client.sessions().unwrap_or_default())
 }

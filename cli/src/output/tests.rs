@@ -126,7 +126,7 @@ fn an_empty_list_has_a_header_or_is_an_empty_array() {
 
 #[test]
 fn contents_are_written_as_they_are_in_every_format() {
-    for format in [Format::Table, Format::Json, Format::Plain] {
+    for format in [Format::Table, Format::Json, Format::Yaml, Format::Plain] {
         let mut written = Vec::new();
         Output::Raw(vec![0, 255, b'\n'])
             .write(format, &mut written)
@@ -159,4 +159,64 @@ fn sizes_and_times_for_people() {
     assert_eq!(human_time(Duration::from_secs(600)), "10 min");
     assert_eq!(human_time(Duration::from_secs(86_400)), "24 h");
     assert_eq!(human_time(Duration::from_secs(3 * 86_400)), "3 days");
+}
+
+#[test]
+fn a_record_as_yaml_holds_its_lists() {
+    let expected = r#"holders:
+  - age_ms: 1500.0
+    capacity_bytes: 67108864
+    name: "frames"
+    named: null
+  - age_ms: 0.02
+    capacity_bytes: 1000
+    name: "b"
+    named: true
+largest_free_bytes: 1572864
+os_name: null
+pool_id: 7
+"#;
+    assert_eq!(printed(&Output::Record(record()), Format::Yaml), expected);
+}
+
+#[test]
+fn texts_in_yaml_are_never_taken_for_something_else() {
+    let value = json!({"no": "yes", "a b": ["1", [], {}], "x": "a: b\n# c"});
+    let expected = r#""a b":
+  - "1"
+  - []
+  - {}
+"no": "yes"
+x: "a: b\n# c"
+"#;
+    assert_eq!(yaml(&value), expected);
+    assert_eq!(yaml(&json!([])), "[]\n");
+}
+
+#[test]
+fn changes_and_parts_for_people() {
+    assert_eq!(Cell::PerSecond(3 << 19).human(), "+1.5 MiB/s");
+    assert_eq!(Cell::PerSecond(-1024).human(), "-1 KiB/s");
+    assert_eq!(Cell::PerSecond(0).human(), "0");
+    assert_eq!(Cell::PerSecond(i64::MIN).json(), json!(i64::MIN));
+    assert_eq!(Cell::Percent(31).human(), "31 %");
+    assert_eq!(Cell::Percent(31).raw(), "31");
+}
+
+#[test]
+fn cells_of_a_column_have_an_order() {
+    for (less, more) in [
+        (Cell::Bytes(9), Cell::Bytes(10)),
+        (Cell::None, Cell::PerSecond(-5)),
+        (Cell::PerSecond(-5), Cell::PerSecond(0)),
+        (Cell::from("a"), Cell::from("b")),
+        (Cell::Flag(false), Cell::Flag(true)),
+        (
+            Cell::Time(Duration::from_micros(1)),
+            Cell::Time(Duration::from_millis(1)),
+        ),
+    ] {
+        assert_eq!(less.order(&more), Ordering::Less, "{less:?} {more:?}");
+        assert_eq!(more.order(&less), Ordering::Greater);
+    }
 }
