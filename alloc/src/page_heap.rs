@@ -36,6 +36,19 @@ use extents::Extents;
 pub use reservation::{QuotaError, Reservation, ReserveError};
 use runs::{Run, Runs, State};
 
+/// What a page is, to those who only look.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PageState {
+    /// Nobody's, without memory behind it: never granted, or purged.
+    Free,
+    /// Nobody's, with memory behind it.
+    FreeCommitted,
+    /// Part of a span, or about to be.
+    Granted,
+    /// Never to be granted again.
+    Retired,
+}
+
 /// The pages of one pool.
 ///
 /// # Invariants
@@ -304,6 +317,33 @@ impl PageHeap {
         idle.iter()
             .map(|(first, pages)| (PageIndex::new(first), PageCount::new(pages)))
             .collect()
+    }
+
+    /// Returns what every page from `page` on is, as runs of pages in one state, by place. The first
+    /// begins at `page`, also if its run began before; no two granted runs are one.
+    pub fn runs_from(
+        &self,
+        page: PageIndex,
+    ) -> impl Iterator<Item = (PageIndex, PageCount, PageState)> {
+        let start = page.get();
+        let across = self.runs.at(start).filter(|run| run.first < start);
+        let across = across.map(|run| Run {
+            first: start,
+            pages: run.end() - start,
+            ..run
+        });
+        let runs = across
+            .into_iter()
+            .chain(self.runs.starting_in(start, u32::MAX));
+        runs.map(|run| {
+            let state = match run.state {
+                State::Uncommitted => PageState::Free,
+                State::Committed { .. } => PageState::FreeCommitted,
+                State::Reserved | State::Granted => PageState::Granted,
+                State::Retired => PageState::Retired,
+            };
+            (PageIndex::new(run.first), PageCount::new(run.pages), state)
+        })
     }
 
     /// Asserts that runs cover the pool, free ones are as long as they can be, the extents and

@@ -77,6 +77,17 @@ impl Runs {
         self.by_first.get(&run.first) == Some(&(run.pages, run.state))
     }
 
+    /// Returns the run that `page` is in, or `None` past the end.
+    pub(super) fn at(&self, page: u32) -> Option<Run> {
+        let (&first, &(pages, state)) = self.by_first.range(..=page).next_back()?;
+        let run = Run {
+            first,
+            pages,
+            state,
+        };
+        (page < run.end()).then_some(run)
+    }
+
     /// Returns the runs that start on the pages from `first` up to `end`, by place.
     pub(super) fn starting_in(&self, first: u32, end: u32) -> impl Iterator<Item = Run> {
         let runs = self.by_first.range(first..end);

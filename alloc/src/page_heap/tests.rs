@@ -218,6 +218,7 @@ impl Model {
             .flat_map(|run| std::iter::repeat_n(run.state, run.pages as usize))
             .collect();
         assert_eq!(states, self.states);
+        self.compare_from(u32::try_from(self.now_ms % u64::from(TOTAL)).unwrap());
         let granted = self.count(|it| matches!(it, State::Reserved | State::Granted));
         let free_committed = self.count(|it| matches!(it, State::Committed { .. }));
         assert_eq!(self.heap.granted_pages(), pages(granted));
@@ -232,6 +233,24 @@ impl Model {
             self.heap.largest_free_pages().get() as usize,
             longest.min(left as usize)
         );
+    }
+
+    /// Asserts that a look from some page on, also in the middle of a run, shows the same.
+    fn compare_from(&self, page: u32) {
+        let mut next = page;
+        for (first, length, state) in self.heap.runs_from(PageIndex::new(page)) {
+            assert_eq!(first.get(), next);
+            next += length.get();
+            let run = &self.states[first.get() as usize..next as usize];
+            assert!(run.iter().all(|it| state
+                == match it {
+                    State::Uncommitted => PageState::Free,
+                    State::Committed { .. } => PageState::FreeCommitted,
+                    State::Reserved | State::Granted => PageState::Granted,
+                    State::Retired => PageState::Retired,
+                }));
+        }
+        assert_eq!(next, TOTAL);
     }
 
     /// Gives everything back and purges it; then what is left must be in one piece.
