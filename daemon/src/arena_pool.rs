@@ -28,10 +28,12 @@ use crate::session::{Caller, Intent, Session};
 
 mod check;
 mod holders;
+mod observe;
 mod recover;
 mod waiters;
 
 use holders::Holders;
+pub(crate) use observe::{ArenaCount, HeldArena};
 pub(crate) use recover::recover;
 use waiters::Waiter;
 pub use waiters::{GrantedArena, WaitTicket, Waited};

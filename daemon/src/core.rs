@@ -31,11 +31,13 @@ mod blocks;
 mod check;
 mod create;
 mod files;
+mod observe;
 mod pools;
 mod recover;
 mod registry;
 mod sessions;
 
+pub use observe::Viewer;
 use registry::{AnyPool, Registry};
 
 /// How the core reaches the threads around it.

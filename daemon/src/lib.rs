@@ -21,6 +21,7 @@ mod keeper;
 pub mod listen;
 pub mod logging;
 mod mappers;
+pub mod observation;
 mod permission;
 pub mod pool;
 mod reaper;

@@ -4,8 +4,8 @@
 //! nobody).
 //!
 //! The parts: `span` grants, `returns` takes back, `block` is alloc and free by RPC, `keep` and
-//! `pin` are the records, `sweep` is a session's death, `stat` counts, `recover` and
-//! `recall` take over from an earlier daemon.
+//! `pin` are the records, `sweep` is a session's death, `stat` counts, `observe` looks on without
+//! changing anything, `recover` and `recall` take over from an earlier daemon.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -32,6 +32,7 @@ mod charges;
 mod check;
 mod keep;
 mod local_heap;
+mod observe;
 mod pin;
 mod recall;
 mod records;
@@ -42,6 +43,7 @@ mod stat;
 mod sweep;
 mod tables;
 
+pub(crate) use observe::{PoolCount, Sees};
 pub(crate) use recall::Effect;
 pub(crate) use recover::{Owners, recover};
 pub use sweep::Holdings;
@@ -124,6 +126,8 @@ struct Span {
     /// Who pays for it: the lessee's user, or the pool's owner when nobody leases it. The daemon's
     /// spans are paid for block by block.
     uid: u32,
+    /// When it was granted; not known of one that an earlier daemon granted.
+    leased_at: Option<Instant>,
 }
 
 /// The segments of a pool to be, and everything about it that is settled.
@@ -180,12 +184,17 @@ impl Pool {
         self.info_with(capacity_bytes)
     }
 
+    /// Returns the most that its capacity may ever be.
+    pub fn max_capacity_bytes(&self) -> u64 {
+        self.memory.geometry().n_pages().bytes()
+    }
+
     fn info_with(&self, capacity_bytes: u64) -> PoolInfo {
         PoolInfo {
             pool_id: self.id,
             name: self.name.clone(),
             capacity_bytes,
-            max_capacity_bytes: self.memory.geometry().n_pages().bytes(),
+            max_capacity_bytes: self.max_capacity_bytes(),
             backing: self.backing,
             permissions: self.permissions,
             os_name: self.data.os_name().map(str::to_owned),
@@ -205,7 +214,7 @@ impl Pool {
     /// # Errors
     /// `CapacityTooSmall`, `CapacityTooLarge`.
     pub fn set_capacity(&self, capacity_bytes: u64) -> Result<(), Error> {
-        let max_bytes = self.memory.geometry().n_pages().bytes();
+        let max_bytes = self.max_capacity_bytes();
         let pages = PageCount::for_bytes(capacity_bytes).filter(|p| p.bytes() <= max_bytes);
         let pages = pages.ok_or(Error::CapacityTooLarge {
             requested_bytes: capacity_bytes,

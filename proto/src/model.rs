@@ -13,6 +13,7 @@ mod bytes;
 mod common;
 mod control;
 mod daemon;
+mod map;
 mod message;
 mod parse;
 mod pool;
@@ -34,6 +35,7 @@ pub use common::{
 };
 pub use control::MAX_CONTROL_CALLS;
 pub use daemon::*;
+pub use map::*;
 pub use pool::*;
 pub use session::*;
 pub use span::*;

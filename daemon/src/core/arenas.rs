@@ -348,7 +348,7 @@ impl Core {
         arenas(self.registry().by_id(id)?)
     }
 
-    fn arenas_named(&self, name: &str) -> Result<Arc<ArenaPool>, Error> {
+    pub(super) fn arenas_named(&self, name: &str) -> Result<Arc<ArenaPool>, Error> {
         arenas(self.registry().by_name(name)?)
     }
 }

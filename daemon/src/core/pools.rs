@@ -255,7 +255,7 @@ impl Core {
         blocks(self.registry().by_id(id)?)
     }
 
-    fn blocks_named(&self, name: &str) -> Result<Arc<Pool>, Error> {
+    pub(super) fn blocks_named(&self, name: &str) -> Result<Arc<Pool>, Error> {
         blocks(self.registry().by_name(name)?)
     }
 }

@@ -42,6 +42,7 @@ mod crash;
 mod files;
 mod hostile;
 mod model;
+mod observe;
 mod pools;
 mod restart;
 mod sessions;

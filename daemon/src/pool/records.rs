@@ -120,6 +120,11 @@ impl Records {
         self.pins.len()
     }
 
+    /// Returns the session of each pin.
+    pub(crate) fn pinners(&self) -> impl Iterator<Item = SessionNumber> {
+        self.pins.iter().map(|&(session, _)| session)
+    }
+
     /// Returns the pins of a session.
     pub(crate) fn pins_of(&self, session: SessionNumber) -> impl Iterator<Item = RecordIndex> {
         self.pins

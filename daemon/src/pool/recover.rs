@@ -164,6 +164,7 @@ impl Pool {
                     lessee,
                     serial,
                     uid,
+                    leased_at: None,
                 };
                 self.recover_span(state, page, span);
                 self.back_tables(state, page, span, owners, now)?;

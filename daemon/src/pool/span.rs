@@ -124,14 +124,14 @@ impl Pool {
         lessee: Lessee,
         now: Instant,
     ) -> Result<(SpanLease, bool), Error> {
-        if let Some(lease) = self.grant_abandoned(state, want, lessee, FEW_ABANDONED)? {
+        if let Some(lease) = self.grant_abandoned(state, want, lessee, FEW_ABANDONED, now)? {
             return Ok((lease, true));
         }
         let reservation = match self.reserve(state, want) {
             Ok(reservation) => reservation,
             // Before anybody is told that the pool is full.
             Err(full) => {
-                let abandoned = self.grant_abandoned(state, want, lessee, usize::MAX)?;
+                let abandoned = self.grant_abandoned(state, want, lessee, usize::MAX, now)?;
                 return abandoned.map(|lease| (lease, true)).ok_or(full);
             }
         };
@@ -152,7 +152,7 @@ impl Pool {
         let (first, pages) = (reservation.first(), reservation.pages());
         state.heap.commit(reservation);
         Ok((
-            self.publish_span(state, first, pages, want.class, lessee),
+            self.publish_span(state, (first, pages), want.class, lessee, now),
             false,
         ))
     }
@@ -193,10 +193,10 @@ impl Pool {
     fn publish_span(
         &self,
         state: &mut PoolState,
-        first: PageIndex,
-        pages: PageCount,
+        (first, pages): (PageIndex, PageCount),
         class: SizeClass,
         lessee: Lessee,
+        now: Instant,
     ) -> SpanLease {
         let floor = self.floor_of(first, pages);
         if let Some(words) = self.memory.slot_run(first, class, pages) {
@@ -222,6 +222,7 @@ impl Pool {
             lessee: lessee.number,
             serial: lessee.serial,
             uid: lessee.uid,
+            leased_at: Some(now),
         };
         state.spans.insert(first, span);
         SpanLease {
@@ -239,6 +240,7 @@ impl Pool {
         want: Want,
         lessee: Lessee,
         look_at: usize,
+        now: Instant,
     ) -> Result<Option<SpanLease>, Error> {
         if want.class.is_large() {
             return Ok(None);
@@ -272,6 +274,7 @@ impl Pool {
             lessee: lessee.number,
             serial: lessee.serial,
             uid: lessee.uid,
+            leased_at: Some(now),
             ..span
         };
         state.spans.insert(first, granted);

@@ -11,7 +11,7 @@ use tonic::{Request, Response, Status};
 
 use super::{Edge, Nothing, done, service};
 use crate::arena_pool::{GrantedArena, WaitTicket, Waited};
-use crate::core::Core;
+use crate::core::{Core, Viewer};
 use crate::error::Error;
 use crate::session::Caller;
 
@@ -42,6 +42,8 @@ service! {
         here wake(WakeRequest) -> WakeReply =
             |core, caller, request, now| core.wake(caller, request, now).map(done);
         aside list_holders(ListHoldersRequest) -> ListHoldersReply = Core::list_holders;
+        aside map(MapArenaPoolRequest) -> MapArenaPoolReply =
+            |core, caller, request, _| core.map_arena_pool(Viewer::Caller(caller), &request);
     }
     and {
         async fn get(

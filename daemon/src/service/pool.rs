@@ -4,7 +4,7 @@ use goumem_proto::model::{Alloc, AllocBatch, CountedSpec, FreeBatch};
 use goumem_proto::v1;
 
 use super::{Edge, Nothing, done, service};
-use crate::core::Core;
+use crate::core::{Core, Viewer};
 
 /// A block up to this size is zeroed before another thread could have been woken for it.
 const SMALL_BLOCK_BYTES: u64 = 64 << 10;
@@ -68,5 +68,7 @@ service! {
         aside flush(FlushPoolRequest) -> FlushPoolReply =
             |core, caller, request, now| core.flush_pool(caller, request, now).map(done);
         aside purge(PurgePoolRequest) -> PurgePoolReply = Core::purge_pool;
+        aside map(MapPoolRequest) -> MapPoolReply =
+            |core, caller, request, now| core.map_pool(Viewer::Caller(caller), &request, now);
     }
 }

@@ -9,7 +9,7 @@ use goumem_alloc::{
 };
 use prost::bytes::Bytes;
 
-use super::{Access, Backing, OpenNonce, ProtocolError, RequestId, SessionToken};
+use super::{Access, Backing, MappedSpan, OpenNonce, ProtocolError, RequestId, SessionToken};
 use crate::name::{ArenaName, BlockName, Label, NameError, PoolName};
 use crate::reason::Reason;
 use crate::v1;
@@ -167,6 +167,8 @@ number_fields! {
         "session numbers have 16 bits";
     // 0 means that none is given.
     Option<u32> as u32, Self::unwrap_or_default, |n| Some((n != 0).then_some(n)), "";
+    Option<PageIndex> as u32, |p| p.map_or(0, PageIndex::get),
+        |n| Some((n != 0).then(|| PageIndex::new(n))), "";
     Option<u64> as u64, Self::unwrap_or_default, |n| Some((n != 0).then_some(n)), "";
     Option<NonZeroU64> as u64, |n| n.map_or(0, NonZeroU64::get), |n| Some(NonZeroU64::new(n)), "";
     // Milliseconds, rounded up: a wait below one is still a wait.
@@ -217,6 +219,18 @@ macro_rules! name_fields {
     )*};
 }
 name_fields!(PoolName, BlockName, ArenaName, Label);
+
+// A message that may be absent.
+impl Field<Option<v1::MappedSpan>> for Option<MappedSpan> {
+    fn from_wire(field: &'static str, wire: Option<v1::MappedSpan>) -> Result<Self, ProtocolError> {
+        wire.map(|wire| Field::from_wire(field, Some(wire)))
+            .transpose()
+    }
+
+    fn into_wire(self) -> Option<v1::MappedSpan> {
+        self.map(Into::into)
+    }
+}
 
 // Text where empty means none.
 impl Field<String> for Option<String> {

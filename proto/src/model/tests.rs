@@ -1,5 +1,6 @@
 //! The values that the tests in `tests/` send, and what defaults and errors look like.
 
+mod map;
 mod refusal;
 mod wire;
 

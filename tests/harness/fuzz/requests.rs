@@ -82,6 +82,10 @@ messages! {
     model::WritePiece => WriteRequest,
     model::WriteStart => WriteRequest,
     model::Written => WriteReply,
+    model::MapPool => MapPoolRequest,
+    model::PoolMap => MapPoolReply,
+    model::MapArenaPool => MapArenaPoolRequest,
+    model::ArenaPoolMap => MapArenaPoolReply,
 }
 
 /// Reads any bytes as a message, which one the first byte says.

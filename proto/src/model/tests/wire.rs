@@ -14,7 +14,7 @@ use crate::reason::Reason;
 
 /// Asserts that a value survives the way over the wire, bytes and all.
 #[track_caller]
-fn survives<W, D>(value: D)
+pub(super) fn survives<W, D>(value: D)
 where
     D: Clone + PartialEq + Debug + TryFrom<W, Error = ProtocolError>,
     W: From<D> + Message + Default,
