@@ -45,7 +45,8 @@ pub(crate) fn identify<T>(
     Ok(caller)
 }
 
-fn local_caller(peer: &LocalPeer) -> Caller {
+/// Returns the process at the other end of a Unix socket, without a session.
+pub(crate) fn local_caller(peer: &LocalPeer) -> Caller {
     Caller {
         uid: peer.uid,
         gid: peer.gid,

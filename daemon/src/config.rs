@@ -11,6 +11,7 @@ use goumem_proto::model::Backing;
 use goumem_shm::os::paths::{Environment, PathError, Side};
 
 use crate::fd_store::SystemdStore;
+use crate::http::HttpPlace;
 use crate::logging::LogConfig;
 
 mod draft;
@@ -43,6 +44,8 @@ pub struct Config {
     pub private_directory: bool,
     /// Serves gRPC there too, for clients that cannot use a Unix socket. Loopback only.
     pub tcp: Option<SocketAddr>,
+    /// Where health, metrics and the live page are served.
+    pub http: HttpPlace,
     /// gRPC connections at a time, of all clients.
     pub max_connections: u32,
     /// How long calls that are under way get when the daemon ends.

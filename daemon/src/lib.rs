@@ -1,7 +1,7 @@
 //! goumemd: named pools and arena pools of shared memory, served over gRPC.
 //!
 //! The edge is async and thin: [`listen`] takes connections, `service` answers calls, `fd_server`
-//! hands out memory. The core behind it is synchronous and takes the time as an argument. [`run`]
+//! hands out memory, [`http`] shows what there is. The core behind it is synchronous and takes the time as an argument. [`run`]
 //! puts the two together; [`cli_main`] is the program around them, and [`keeper_main`] the process
 //! that holds its fds while no daemon runs.
 
@@ -17,6 +17,7 @@ pub mod error;
 mod fd_room;
 mod fd_server;
 pub mod fd_store;
+pub mod http;
 mod keeper;
 pub mod listen;
 pub mod logging;

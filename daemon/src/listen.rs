@@ -1,8 +1,8 @@
 //! The sockets: where they are, who may connect, and that none is left behind.
 //!
-//! Three files lie beside each other: `goumemd.sock` (gRPC), `goumemd.fd.sock` (memory is handed
-//! over there) and `goumemd.lock`, which makes sure that a socket found at start is a dead
-//! daemon's. The lock file stays when the daemon ends, or two daemons could lock two files of one
+//! Files lie beside each other: `goumemd.sock` (gRPC), `goumemd.fd.sock` (memory is handed over
+//! there), `goumemd.http.sock` (for people and monitoring) and `goumemd.lock`, which makes sure that
+//! a socket found at start is a dead daemon's. The lock file stays when the daemon ends, or two daemons could lock two files of one
 //! name.
 
 use std::fs;
@@ -18,6 +18,7 @@ use goumem_shm::os::lock::{InstanceLock, LockError};
 use goumem_shm::os::paths::{self, PathError};
 
 use crate::config::Config;
+use crate::http::HttpPlace;
 
 mod accept;
 mod peer;
@@ -25,7 +26,7 @@ mod shares;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use accept::{Acceptor, incoming};
+pub(crate) use accept::{Acceptor, Listen, incoming};
 pub use peer::{LocalPeer, PeerInfo, PeerStream};
 pub(crate) use shares::{Holder, Shares};
 
@@ -84,7 +85,16 @@ pub struct Listeners {
     pub(crate) grpc: UnixListener,
     pub(crate) fd: UnixListener,
     pub(crate) tcp: Option<TcpListener>,
+    pub(crate) http: Option<HttpSocket>,
     pub(crate) files: Files,
+}
+
+/// Where HTTP is served.
+#[derive(Debug)]
+pub(crate) enum HttpSocket {
+    Unix(UnixListener),
+    /// With the address that was bound.
+    Tcp(TcpListener, SocketAddr),
 }
 
 /// What a daemon has in the file system while it lives.
@@ -92,6 +102,7 @@ pub struct Listeners {
 pub(crate) struct Files {
     grpc: SocketFile,
     fd: SocketFile,
+    http: Option<SocketFile>,
     // Last: the next daemon may come when the sockets are gone.
     _lock: InstanceLock,
 }
@@ -108,13 +119,16 @@ impl Listeners {
         let lock = Self::lock(config)?;
         let (grpc, grpc_file) = bind_unix(&config.socket, config.socket_mode)?;
         let (fd, fd_file) = bind_unix(&fd_socket, config.socket_mode)?;
+        let (http, http_file) = bind_http(config)?;
         Ok(Self {
             grpc,
             fd,
+            http,
             tcp: config.tcp.map(bind_tcp).transpose()?,
             files: Files {
                 grpc: grpc_file,
                 fd: fd_file,
+                http: http_file,
                 _lock: lock,
             },
         })
@@ -140,6 +154,14 @@ impl Listeners {
     /// Returns the path of the socket that hands out memory.
     pub fn fd_socket(&self) -> &Path {
         &self.files.fd.path
+    }
+
+    /// Returns where HTTP is served: the path of a socket, or the start of a browser's address.
+    pub fn http(&self) -> Option<String> {
+        match self.http.as_ref()? {
+            HttpSocket::Unix(_) => Some(self.files.http.as_ref()?.path.display().to_string()),
+            HttpSocket::Tcp(_, address) => Some(format!("http://{address}")),
+        }
     }
 
     /// Returns the TCP address, with the port that the OS chose if the configured one is 0.
@@ -225,6 +247,24 @@ fn remove_stale(path: &Path) -> Result<(), ListenError> {
         // Gone in between.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(ListenError::os("connect to", path.display())(error)),
+    }
+}
+
+fn bind_http(config: &Config) -> Result<(Option<HttpSocket>, Option<SocketFile>), ListenError> {
+    match config.http {
+        HttpPlace::None => Ok((None, None)),
+        HttpPlace::Unix => {
+            let path = paths::http_socket_path(&config.socket)?;
+            let (listener, file) = bind_unix(&path, config.socket_mode)?;
+            Ok((Some(HttpSocket::Unix(listener)), Some(file)))
+        }
+        HttpPlace::Loopback(address) => {
+            let listener = bind_tcp(address.get())?;
+            // The port is the OS's choice if the configured one is 0.
+            let bound = listener.local_addr();
+            let bound = bound.map_err(ListenError::os("look at", address.get()))?;
+            Ok((Some(HttpSocket::Tcp(listener, bound)), None))
+        }
     }
 }
 

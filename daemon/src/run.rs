@@ -23,6 +23,7 @@ use tracing::{info, warn};
 use crate::config::{Config, Keeper, Limits};
 use crate::core::{Core, Wires};
 use crate::fd_store::{FdStore, Kept};
+use crate::http::{Http, Stage};
 use crate::keeper::{KeeperStore, Launch};
 use crate::listen::{self, Listeners, PeerStream};
 use crate::reaper::Reaper;
@@ -101,11 +102,12 @@ pub async fn run_until(
         listeners.socket().to_owned(),
         listeners.fd_socket().to_owned(),
     );
-    let tcp_address = listeners.tcp_address();
+    let (tcp_address, http_place) = (listeners.tcp_address(), listeners.http());
     let Listeners {
         grpc,
         fd,
         tcp,
+        http,
         files,
     } = listeners;
     let grpc = UnixListener::from_std(grpc).map_err(RunError::os("use the gRPC socket"))?;
@@ -118,6 +120,8 @@ pub async fn run_until(
     // Ends everything that is still at work, also when this future is dropped.
     let ended = CancellationToken::new();
     let _guard = ended.clone().drop_guard();
+    // Before all that may take long, so that it can be told how long.
+    let http = Http::start(http, &ended).map_err(RunError::os("use the HTTP socket"))?;
     let kept = open_store(&config).await?;
     let store = Arc::clone(&kept.store);
     let background = Background::start(config.limits, &fd_socket, kept, &ended).await?;
@@ -133,6 +137,7 @@ pub async fn run_until(
         socket = %socket.display(),
         fd_socket = %fd_socket.display(),
         tcp = tcp_address.map(tracing::field::display),
+        http = http_place,
         "serving"
     );
     let core = Arc::clone(&background.core);
@@ -142,9 +147,11 @@ pub async fn run_until(
         config.drain_deadline,
         shutdown.begin,
         &ended,
+        &http,
     )
     .await;
     ended.cancel();
+    http.end().await;
     let keep = config.keep_on_exit && !shutdown.forget.is_cancelled();
     background.end(store, keep).await;
     drop(files);
@@ -160,9 +167,11 @@ async fn serve(
     deadline: Duration,
     shutdown: CancellationToken,
     ended: &CancellationToken,
+    http: &Http,
 ) -> Result<(), tonic::transport::Error> {
     let health = HealthReporter::new();
     set_health(&health, ServingStatus::Serving).await;
+    http.tell(Stage::Serving(Arc::clone(&core)));
     let edge = Edge {
         core: Arc::clone(&core),
         draining: CancellationToken::new(),
@@ -178,6 +187,7 @@ async fn serve(
     }
     info!(?deadline, "draining");
     set_health(&health, ServingStatus::NotServing).await;
+    http.tell(Stage::Draining);
     edge.draining.cancel();
     core.announce_shutdown(deadline);
     core.end_streams();

@@ -10,6 +10,7 @@ use tracing::level_filters::LevelFilter;
 
 use super::{Config, ConfigError, Keeper, Limits};
 use crate::fd_store::SystemdStore;
+use crate::http::HttpPlace;
 use crate::logging::{LogConfig, LogFormat};
 
 /// Only the daemon's user connects.
@@ -60,6 +61,7 @@ impl Draft {
                 socket_mode: USER_SOCKET_MODE,
                 private_directory: false,
                 tcp: None,
+                http: HttpPlace::None,
                 max_connections: 0,
                 drain_deadline: Duration::ZERO,
                 keeper: Keeper::None,

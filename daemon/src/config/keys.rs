@@ -50,7 +50,7 @@ pub(crate) enum Reload {
 }
 
 use BuiltIn::{Is, Means};
-use Kind::{Address, Choice, Count, Duration, Mode, Path, Size};
+use Kind::{Address, Choice, Count, Duration, Mode, Path, Size, Text};
 use Reload::{AtOnce, Restart};
 
 /// The most sessions there can be: slot words have 16 bits for the owner, two of the numbers mean
@@ -112,6 +112,20 @@ pub(crate) static KEYS: &[Key<Draft>] = &[
         variable: Some("GOUMEM_TCP"),
         flag: Some("tcp"),
         help: "Serve gRPC on this loopback address too, for clients that cannot map memory.",
+    },
+    Key {
+        name: "http.listen",
+        kind: Text(
+            r#"unix, none, or a loopback address, as "127.0.0.1:4636""#,
+            |draft, text| text.parse().map(|at| draft.config.http = at).is_ok(),
+        ),
+        default: Is("unix"),
+        reload: Restart,
+        variable: Some("GOUMEM_HTTP"),
+        flag: Some("http"),
+        help: "Where health, metrics and the live page are served: on goumemd.http.sock beside the \
+               gRPC socket (unix), on a loopback address, for browsers, where whoever reaches it \
+               sees all names and sizes, or nowhere (none).",
     },
     Key {
         name: "storage.keeper",

@@ -156,6 +156,8 @@ fn every_key_can_be_set_in_a_file() {
         socket_mode = "0640"
         max_connections = 1
         drain_deadline = "2s"
+        [http]
+        listen = "127.0.0.1:4636"
         [storage]
         keeper = "none"
         data_dir = "/a/data"
@@ -178,6 +180,7 @@ fn every_key_can_be_set_in_a_file() {
         socket_mode: 0o640,
         private_directory: false,
         tcp: Some("127.0.0.1:7070".parse().unwrap()),
+        http: "127.0.0.1:4636".parse().unwrap(),
         max_connections: 1,
         drain_deadline: Duration::from_secs(2),
         keeper: Keeper::None,
@@ -379,6 +382,8 @@ fn values_that_make_no_sense_are_refused() {
         ["--socket-mode", "0777"],
         ["--socket-mode", "9"],
         ["--tcp", "7070"],
+        ["--http", "0.0.0.0:4636"],
+        ["--http", "/a/b.sock"],
         ["--data-dir", ""],
     ] {
         let refused = parse(&flags);

@@ -27,7 +27,6 @@ pub(crate) enum Kind<T: 'static> {
     Choice(&'static [Word<T>]),
     /// Any other text, with what is expected of it. The function returns false for what it does
     /// not take.
-    #[expect(dead_code, reason = "for keys that are none of the above")]
     Text(&'static str, fn(&mut T, &str) -> bool),
 }
 

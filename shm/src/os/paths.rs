@@ -141,6 +141,15 @@ pub fn keeper_socket_path(socket: &Path) -> Result<PathBuf, PathError> {
     beside(socket, b".keeper.sock")
 }
 
+/// Returns the path of the HTTP socket that belongs to a gRPC socket: `x.sock` → `x.http.sock`.
+///
+/// # Errors
+///
+/// [`PathError::TooLong`].
+pub fn http_socket_path(socket: &Path) -> Result<PathBuf, PathError> {
+    beside(socket, b".http.sock")
+}
+
 fn beside(socket: &Path, extension: &[u8]) -> Result<PathBuf, PathError> {
     let bytes = socket.as_os_str().as_bytes();
     let mut path = bytes.strip_suffix(b".sock").unwrap_or(bytes).to_vec();

@@ -24,16 +24,21 @@ fn sockets_and_files_are_the_daemons_users_alone_unless_configured_otherwise() {
     };
     call!(rpc, pools.create(create)).unwrap();
     let in_directory = |name: &str| daemon.directory().join(name);
-    for socket in ["goumemd.sock", "goumemd.fd.sock", "goumemd.keeper.sock"] {
+    for socket in [
+        "goumemd.sock",
+        "goumemd.fd.sock",
+        "goumemd.http.sock",
+        "goumemd.keeper.sock",
+    ] {
         assert_eq!(mode(&in_directory(socket)), 0o600, "{socket}");
     }
     for half in ["control", "data"] {
         let file = in_directory("data").join(format!("p.{half}.goumem"));
         assert_eq!(mode(&file), 0o600, "{half}");
     }
-    // With a mode that was asked for, the two that clients use have it, and the keeper's does not.
+    // With a mode that was asked for, those that clients use have it, and the keeper's does not.
     let daemon = DaemonProcess::start_for_everybody(PUPPETS);
-    for socket in ["goumemd.sock", "goumemd.fd.sock"] {
+    for socket in ["goumemd.sock", "goumemd.fd.sock", "goumemd.http.sock"] {
         assert_eq!(mode(&daemon.directory().join(socket)), 0o666, "{socket}");
     }
 }
@@ -50,7 +55,8 @@ fn other_user_cannot_connect_where_the_sockets_mode_does_not_let_it() {
     fs::set_permissions(daemon.directory(), Permissions::from_mode(0o755)).unwrap();
     let mut mallory = PUPPETS.client_with(&Setup::user(47_310, 47_410)).unwrap();
     let fd_socket = goumem_shm::os::paths::fd_socket_path(daemon.socket()).unwrap();
-    for socket in [daemon.socket(), &fd_socket] {
+    let http_socket = goumem_shm::os::paths::http_socket_path(daemon.socket()).unwrap();
+    for socket in [daemon.socket(), &fd_socket, &http_socket] {
         assert_eq!(mallory.must(&format!("flood {} 1", socket.display())), "0");
     }
 }
