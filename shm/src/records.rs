@@ -5,7 +5,7 @@
 //! word 0   commit: kind:8 (63..56) | name length:8 | access:8 | 0:24 | session:16   0 = empty
 //!      1   generation        2  offset in DATA      3  request id
 //!      4   uid               5  session serial      6  index + 1 of the record it replaces
-//!      7   zero
+//!      7   keep: 1 once the block's word says so too
 //!      8…15  name, 64 bytes, zero-padded
 //! ```
 
@@ -76,6 +76,8 @@ pub struct Record {
     pub writable: bool,
     /// The record whose name it takes over: that one is void, and its block to be freed.
     pub replaces: Option<u32>,
+    /// Of a keep: the block's word says so too, or has moved on since.
+    pub done: bool,
     /// The name, empty for none; at most [`MAX_NAME_BYTES`].
     pub name: String,
 }
@@ -125,6 +127,7 @@ impl<'a> RecordSlot<'a> {
                     0 => None,
                     index => Some(u32::try_from(index - 1).ok()?),
                 },
+                done: word(7) != 0,
                 name: String::from_utf8(name).ok()?,
             })
         };
@@ -149,7 +152,7 @@ impl<'a> RecordSlot<'a> {
         set(4, u64::from(record.uid));
         set(5, record.serial);
         set(6, record.replaces.map_or(0, |index| u64::from(index) + 1));
-        set(7, 0);
+        set(7, u64::from(record.done));
         let mut padded = [0u8; MAX_NAME_BYTES];
         padded[..name.len()].copy_from_slice(name);
         for (i, bytes) in padded.as_chunks::<8>().0.iter().enumerate() {
@@ -169,6 +172,14 @@ impl<'a> RecordSlot<'a> {
     /// CRASH: one step. Until then recovery drops the replaced record, if it has the same name.
     pub fn settle(self) {
         self.0[6].store(0, Ordering::Relaxed);
+    }
+
+    /// Notes that the block's word has become what a keep says.
+    ///
+    /// CRASH: one step. Until then recovery keeps the block again if it is its maker's: the record
+    /// came first. From then on such a block is known to have been adopted since.
+    pub fn finish_keep(self) {
+        self.0[7].store(1, Ordering::Relaxed);
     }
 
     /// Makes a pin one that was dropped: from here on it holds nothing, and what is left to do is
@@ -213,6 +224,7 @@ mod tests {
             uid: 1000,
             writable: true,
             replaces: Some(0),
+            done: false,
             name: "weights/layer.0".to_owned(),
         }
     }
@@ -226,6 +238,8 @@ mod tests {
         assert_eq!(slot.load(), Ok(Some(record())));
         slot.settle();
         assert_eq!(slot.load().unwrap().unwrap().replaces, None);
+        slot.finish_keep();
+        assert!(slot.load().unwrap().unwrap().done);
         slot.clear();
         assert_eq!(slot.load(), Ok(None));
     }

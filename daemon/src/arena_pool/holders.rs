@@ -328,6 +328,7 @@ impl ArenaPool {
             uid: session.uid,
             writable: access == Access::ReadWrite,
             replaces: None,
+            done: false,
             name: name.to_string(),
         }
     }

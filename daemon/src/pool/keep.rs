@@ -123,6 +123,7 @@ impl Pool {
             let unnamed = Record {
                 name: String::new(),
                 replaces: None,
+                done: true,
                 ..record
             };
             // The nameless record first: without any, the block would not survive a crash.
@@ -251,6 +252,7 @@ impl Pool {
             uid: session.uid,
             writable: true,
             replaces: naming.and_then(|naming| naming.replaces),
+            done: false,
             name: naming.map_or_else(String::new, |naming| naming.name.to_string()),
         };
         self.paid_by(state, &at, session.uid, |state| {
@@ -259,7 +261,9 @@ impl Pool {
                 .map_err(|refusal| {
                     self.drop_record(state, index);
                     Error::from(self.memory.refusal(refusal, handle))
-                })
+                })?;
+            self.finish_keep(state, index);
+            Ok(())
         })?;
         for (index, _) in earlier {
             self.drop_record(state, index);
@@ -335,6 +339,14 @@ impl Pool {
         slot.commit(&record);
         state.records.insert(index, record);
         Ok(index)
+    }
+
+    /// Notes that a block's word has become what its record says.
+    fn finish_keep(&self, state: &mut PoolState, index: RecordIndex) {
+        if let Some(slot) = self.memory.record(index) {
+            slot.finish_keep();
+        }
+        state.records.finish_keep(index);
     }
 
     /// Clears a record.

@@ -45,6 +45,7 @@ impl Pool {
                 uid: session.uid,
                 writable: false,
                 replaces: None,
+                done: false,
                 name: String::new(),
             };
             let index = self.commit_record(&mut state, record, now)?;

@@ -65,6 +65,13 @@ impl Records {
         self.all.insert(index, record);
     }
 
+    /// Notes that the word of the block at `index` has become what the keep says.
+    pub(crate) fn finish_keep(&mut self, index: RecordIndex) {
+        if let Some(record) = self.all.get_mut(&index) {
+            record.done = true;
+        }
+    }
+
     /// Forgets the record at `index`, which was cleared.
     pub(crate) fn remove(&mut self, index: RecordIndex) -> Option<Record> {
         let record = self.all.remove(&index)?;

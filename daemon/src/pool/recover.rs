@@ -308,8 +308,16 @@ impl Pool {
             }
             if stands {
                 slot.settle();
-                let replaces = None;
-                state.records.insert(index, Record { replaces, ..record });
+                let (replaces, done) = (None, record.kind == RecordKind::Keep);
+                if done {
+                    slot.finish_keep();
+                }
+                let taken_over = Record {
+                    replaces,
+                    done,
+                    ..record
+                };
+                state.records.insert(index, taken_over);
             } else {
                 slot.clear();
             }
@@ -382,6 +390,10 @@ impl Pool {
         }
         if word.state() != Some(SlotState::Shared) {
             return true;
+        }
+        // It was adopted after the keep, through a mapping, and the record had not gone yet.
+        if record.done {
+            return false;
         }
         // The record came first: redo the keep if the crash was between the two. If the block is
         // another's, it was adopted after the keep, and the crash kept the record from going.

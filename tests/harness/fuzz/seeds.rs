@@ -337,6 +337,7 @@ fn words() -> Named {
                 uid: 1000,
                 writable: true,
                 replaces: Some(0),
+                done: false,
                 name: "weights/layer.0".to_owned(),
             });
         seeds.push((name.to_owned(), dump(words)));

@@ -122,6 +122,31 @@ fn pools_sessions_and_everything_they_hold_are_there_after_a_restart() {
     assert_eq!((stat.blocks, stat.kept_blocks), (1, 1));
 }
 
+/// A campaign found it: a block that its maker had kept and then adopted again through a mapping was
+/// kept by the next daemon, which took the old record for that of a keep that had been cut off.
+#[test]
+fn block_that_its_keeper_adopted_again_is_not_kept_by_the_next_daemon() {
+    let (daemon, alice, _, pool) = scene();
+    let memory = daemon.map(&alice, pool);
+    let handle = daemon.alloc(&alice, pool, 100).unwrap();
+    daemon.publish(&alice, handle, "n").unwrap();
+    let number = alice.session.as_ref().unwrap().number;
+    memory.adopt(handle, number).unwrap();
+
+    let (daemon, [alice]) = daemon.kill_and_restart([&alice]);
+    daemon.check();
+    let stat = daemon.stat(&alice, "p");
+    assert_eq!(
+        (stat.blocks, stat.kept_blocks, stat.named_blocks),
+        (1, 0, 0)
+    );
+    // It dies with its owner.
+    daemon.die(&alice);
+    daemon.check();
+    let observer = daemon.caller(1000);
+    assert_eq!(daemon.stat(&observer, "p").blocks, 0);
+}
+
 #[test]
 fn those_who_died_while_no_daemon_ran_are_swept_at_its_start() {
     let (daemon, alice, _, pool) = scene();

@@ -22,6 +22,7 @@ impl Pool {
             uid: session.uid,
             writable: false,
             replaces: None,
+            done: false,
             name: String::new(),
         };
         state.records.insert(index, record);

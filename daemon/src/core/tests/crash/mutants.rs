@@ -82,6 +82,7 @@ fn commit_store_before_the_fields() {
                 uid: 1000,
                 writable: true,
                 replaces: None,
+                done: false,
                 name: String::new(),
             };
             RecordSlot::new(&words).unwrap().commit(&record);

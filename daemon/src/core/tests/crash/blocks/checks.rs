@@ -3,7 +3,7 @@
 
 use goumem_alloc::SessionNumber;
 use goumem_shm::page_map::PageEntry;
-use goumem_shm::records::RecordKind;
+use goumem_shm::records::{Record, RecordKind};
 use goumem_shm::slot::{SlotSnapshot, SlotState};
 
 use super::*;
@@ -110,9 +110,14 @@ impl BlockWorld {
         if memory.header().state() != Some(goumem_shm::header::PoolState::Live) {
             return None;
         }
+        // A keep that was done, of a block that is not kept: it was adopted since.
+        let is_in_force = |record: &Record| {
+            let is_kept = |at| memory.slot(&at).load().state() == Some(SlotState::Kept);
+            !record.done || memory.block_at(record.offset).is_some_and(is_kept)
+        };
         let keeps: Vec<(Handle, String)> = (0..64)
             .filter_map(|index| memory.record(index)?.load().ok()?)
-            .filter(|record| record.kind == RecordKind::Keep)
+            .filter(|record| record.kind == RecordKind::Keep && is_in_force(record))
             .map(|record| (memory.handle(record.generation, record.offset), record.name))
             .collect();
         self.bystanders.retain(|_, (_, is_kept)| *is_kept);
