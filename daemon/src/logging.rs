@@ -1,17 +1,27 @@
 //! The log: where it goes (stderr), how it looks, how much of it. Only the program sets it up; a
 //! program that embeds a daemon has its own.
 
+use std::ffi::OsStr;
+use std::fmt;
 use std::io::{self, IsTerminal as _};
 
-use clap::ValueEnum;
 use tracing::level_filters::LevelFilter;
+use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::filter::{EnvFilter, FromEnvError};
+use tracing_subscriber::fmt::format::{Compact, Format, FormatEvent, FormatFields, Writer};
+use tracing_subscriber::fmt::{FmtContext, MakeWriter, format};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
+use tracing_subscriber::{Layer, Registry, reload};
+
+#[cfg(test)]
+mod tests;
 
 /// How the log looks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
-    /// `Pretty` on a terminal, `Json` elsewhere.
+    /// `Pretty` on a terminal, `Compact` for the journal, `Json` elsewhere.
     Auto,
     /// Several lines per event, for people.
     Pretty,
@@ -41,28 +51,106 @@ pub enum LogError {
     Taken(#[from] TryInitError),
 }
 
+/// The log of this process, to change how much it says.
+#[derive(Debug)]
+pub struct LogHandle {
+    filter: reload::Handle<EnvFilter, Registry>,
+}
+
+impl LogHandle {
+    /// Logs as much as `level` says from now on, unless `RUST_LOG` says how much.
+    pub fn set_level(&self, level: LevelFilter) {
+        // The filter of RUST_LOG was read once already. The log is there as long as the process.
+        if let Ok(filter) = filter(level) {
+            let _ = self.filter.reload(filter);
+        }
+    }
+}
+
 /// Sets up the process's log.
 ///
 /// # Errors
 ///
 /// Any [`LogError`].
-pub fn init(config: LogConfig) -> Result<(), LogError> {
-    let filter = filter(config.level)?;
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal());
-    match config.format {
-        LogFormat::Auto if io::stderr().is_terminal() => log.pretty().finish().try_init()?,
-        // The journal has its own clock.
-        LogFormat::Auto if std::env::var_os("JOURNAL_STREAM").is_some() => {
-            log.json().without_time().finish().try_init()?;
-        }
-        LogFormat::Auto | LogFormat::Json => log.json().finish().try_init()?,
-        LogFormat::Pretty => log.pretty().finish().try_init()?,
-        LogFormat::Compact => log.compact().finish().try_init()?,
+pub fn init(config: LogConfig) -> Result<LogHandle, LogError> {
+    let (filter, handle) = reload::Layer::new(filter(config.level)?);
+    let place = Place {
+        terminal: io::stderr().is_terminal(),
+        journal: is_journal(std::env::var_os("JOURNAL_STREAM").as_deref()),
+    };
+    tracing_subscriber::registry()
+        .with(filter)
+        .with(lines_to(io::stderr, config.format, place))
+        .try_init()?;
+    Ok(LogHandle { filter: handle })
+}
+
+/// What stderr is.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    terminal: bool,
+    journal: bool,
+}
+
+/// Returns what writes events as lines.
+fn lines_to<S, W>(writer: W, format: LogFormat, place: Place) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let layer = tracing_subscriber::fmt::layer()
+        .with_writer(writer)
+        .with_ansi(place.terminal);
+    // The journal has its own clock.
+    match (format, place.journal) {
+        (LogFormat::Auto | LogFormat::Compact, true) => layer
+            .event_format(Journal(
+                format::format().with_ansi(false).without_time().compact(),
+            ))
+            .boxed(),
+        (LogFormat::Pretty, true) => layer.pretty().without_time().boxed(),
+        (LogFormat::Json, true) => layer.json().without_time().boxed(),
+        (LogFormat::Auto, false) if place.terminal => layer.pretty().boxed(),
+        (LogFormat::Pretty, false) => layer.pretty().boxed(),
+        (LogFormat::Compact, false) => layer.compact().boxed(),
+        (LogFormat::Auto | LogFormat::Json, false) => layer.json().boxed(),
     }
-    Ok(())
+}
+
+/// One line for each event, which begins with its priority, as the journal takes it off again
+/// (sd-daemon(3)).
+struct Journal(Format<Compact, ()>);
+
+impl<S, N> FormatEvent<S, N> for Journal
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let priority = match *event.metadata().level() {
+            Level::ERROR => 3,
+            Level::WARN => 4,
+            Level::INFO => 6,
+            _ => 7,
+        };
+        write!(writer, "<{priority}>")?;
+        self.0.format_event(context, writer, event)
+    }
+}
+
+/// Returns whether stderr is the journal: `JOURNAL_STREAM` names its device and inode, and a
+/// process whose stderr was redirected later inherits the variable all the same.
+fn is_journal(stream: Option<&OsStr>) -> bool {
+    let named = stream.and_then(|stream| {
+        let (device, inode) = stream.to_str()?.split_once(':')?;
+        Some((device.parse::<u64>().ok()?, inode.parse::<u64>().ok()?))
+    });
+    rustix::fs::fstat(io::stderr()).is_ok_and(|found| named == Some((found.st_dev, found.st_ino)))
 }
 
 /// `level` is about this crate: what the gRPC library thinks at the level of debug is for those
