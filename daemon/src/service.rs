@@ -190,7 +190,8 @@ pub(crate) fn server() -> Server {
                 "call",
                 path = request.uri().path(),
                 uid = field::Empty,
-                session = field::Empty
+                session = field::Empty,
+                request = field::Empty
             )
         })
 }

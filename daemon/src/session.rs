@@ -15,6 +15,7 @@ use goumem_proto::name::Label;
 use goumem_shm::os::peer::PidFd;
 use goumem_shm::root::{RequestOp, RequestRecord};
 use tokio::sync::{mpsc, oneshot};
+use tracing::level_filters::LevelFilter;
 
 use crate::error::Error;
 use crate::root::Root;
@@ -219,6 +220,10 @@ impl Session {
     ) -> Result<T, Error> {
         if !id.is_some() {
             return call();
+        }
+        // There is no span else, and to look for one takes as long as a call's work.
+        if LevelFilter::current() >= LevelFilter::DEBUG {
+            tracing::Span::current().record("request", id.get());
         }
         let known = self.lock().requests.begin(id.get())?;
         if let Some(known) = known {

@@ -42,7 +42,7 @@ impl Core {
             self.note_deadline(at);
         }
         tracing::info!(
-            session = %session.number, uid = session.uid, pid = session.pid,
+            session = session.number.get(), uid = session.uid, pid = session.pid,
             label = %session.label, "session opened"
         );
         Ok(OpenedSession {
@@ -134,7 +134,10 @@ impl Core {
         match &session.pidfd {
             Some(pidfd) => {
                 tracing::warn!(
-                    session = %session.number, pid = session.pid, by = caller.uid, "session killed"
+                    session = session.number.get(),
+                    pid = session.pid,
+                    by_uid = caller.uid,
+                    "killing a session's process"
                 );
                 pidfd
                     .kill()
@@ -281,7 +284,12 @@ impl Core {
         self.sessions.forget(session);
         pools.iter().for_each(|pool| self.drop_if_gone(pool));
         tracing::info!(
-            session = %session.number, pid = session.pid, reclaimed_bytes, "session {why}"
+            session = session.number.get(),
+            uid = session.uid,
+            pid = session.pid,
+            cause = why,
+            reclaimed_bytes,
+            "session ended"
         );
         reclaimed_bytes
     }

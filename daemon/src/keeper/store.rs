@@ -225,7 +225,12 @@ impl Shared {
             if is_there || state.ended {
                 continue;
             }
-            warn!("keeper died");
+            let connection = state.connection.as_ref();
+            warn!(
+                pid = connection.map(|connection| connection.keeper.pid()),
+                fds = state.held.len(),
+                "keeper died"
+            );
             if let Err(error) = self.replace(&mut state) {
                 error!(%error, "could not replace the keeper: a restart would lose everything");
                 pause = Some(PAUSE);

@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio_stream::Stream;
 use tonic::{Status, Streaming};
-use tracing::debug_span;
+use tracing::{debug_span, field};
 
 use super::done;
 use crate::core::Core;
@@ -69,14 +69,11 @@ impl Control {
             session.touch(now);
         }
         if is_small(&call) {
-            return Some(reply(
-                sequence,
-                perform(&self.core, &self.caller, call, now),
-            ));
+            return Some(answer(&self.core, &self.caller, sequence, call, now));
         }
         let (core, caller) = (Arc::clone(&self.core), self.caller.clone());
         self.aside
-            .spawn_blocking(move || reply(sequence, perform(&core, &caller, call, now)));
+            .spawn_blocking(move || answer(&core, &caller, sequence, call, now));
         None
     }
 }
@@ -139,13 +136,40 @@ fn is_small(call: &Call) -> bool {
     }
 }
 
-/// Parses a call and has the core do it.
-fn perform(core: &Core, caller: &Caller, call: Call, now: Instant) -> Result<Outcome, Error> {
+/// Performs a call, in a span of its own as every call has, and makes its reply.
+fn answer(
+    core: &Core,
+    caller: &Caller,
+    sequence: u64,
+    call: Call,
+    now: Instant,
+) -> v1::ControlReply {
     let _span = debug_span!(
         "control",
+        call = name(&call),
         session = caller.session.as_ref().map(|session| session.number.get()),
+        request = field::Empty,
     )
     .entered();
+    reply(sequence, perform(core, caller, call, now))
+}
+
+fn name(call: &Call) -> &'static str {
+    match call {
+        Call::Lease(_) => "Lease",
+        Call::ReturnSpans(_) => "ReturnSpans",
+        Call::Keep(_) => "Keep",
+        Call::Pin(_) => "Pin",
+        Call::Unpin(_) => "Unpin",
+        Call::Share(_) => "Share",
+        Call::Attach(_) => "Attach",
+        Call::Detach(_) => "Detach",
+        Call::Wake(_) => "Wake",
+    }
+}
+
+/// Parses a call and has the core do it.
+fn perform(core: &Core, caller: &Caller, call: Call, now: Instant) -> Result<Outcome, Error> {
     let to = To { core, caller, now };
     match call {
         Call::Lease(lease) => to.call(lease, Core::lease).map(Outcome::Lease),
