@@ -16,36 +16,51 @@ use crate::error::Error;
 /// a span as much; what was committed since the reading is counted against it.
 const READING_LASTS: Duration = Duration::from_millis(10);
 
+/// How often the log says that memory is refused: a machine that is full refuses thousands of
+/// calls a second.
+const SAID_EVERY: Duration = Duration::from_secs(10);
+
 /// What the daemon may commit.
 #[derive(Debug)]
 pub struct Budget {
-    limit_bytes: u64,
-    reserve_bytes: u64,
     state: Mutex<BudgetState>,
 }
 
 #[derive(Debug)]
 struct BudgetState {
+    limit_bytes: u64,
+    reserve_bytes: u64,
     committed_bytes: u64,
     available_bytes: u64,
     read_at: Option<Instant>,
+    /// When a refusal was logged last, and how many there were since.
+    said_at: Option<Instant>,
+    unsaid: u64,
 }
 
 impl Budget {
     /// Returns a budget of `limit_bytes` (half of the machine's memory when `None`) that leaves
     /// `reserve_bytes` to the rest of the machine.
     pub fn new(limit_bytes: Option<u64>, reserve_bytes: u64) -> Self {
-        let limit_bytes = limit_bytes
-            .unwrap_or_else(|| Machine::read().map_or(u64::MAX, |memory| memory.total_bytes / 2));
         Self {
-            limit_bytes,
-            reserve_bytes,
             state: Mutex::new(BudgetState {
+                limit_bytes: limit_bytes.unwrap_or_else(half_of_the_machine),
+                reserve_bytes,
                 committed_bytes: 0,
                 available_bytes: 0,
                 read_at: None,
+                said_at: None,
+                unsaid: 0,
             }),
         }
+    }
+
+    /// Changes both. What is committed above a lower limit stays committed.
+    pub fn set(&self, limit_bytes: Option<u64>, reserve_bytes: u64) {
+        let limit_bytes = limit_bytes.unwrap_or_else(half_of_the_machine);
+        let mut state = self.lock();
+        state.limit_bytes = limit_bytes;
+        state.reserve_bytes = reserve_bytes;
     }
 
     /// Sets `request_bytes` aside for a commit.
@@ -64,16 +79,17 @@ impl Budget {
             state.available_bytes = available_bytes(Machine::read().ok().as_ref());
             state.read_at = Some(now);
         }
-        let available_bytes = state.available_bytes.saturating_sub(self.reserve_bytes);
+        let available_bytes = state.available_bytes.saturating_sub(state.reserve_bytes);
         let within_limit = state
             .committed_bytes
             .checked_add(request_bytes)
-            .is_some_and(|sum| sum <= self.limit_bytes);
+            .is_some_and(|sum| sum <= state.limit_bytes);
         if !within_limit || request_bytes > available_bytes {
+            state.say_refused(request_bytes, available_bytes, now);
             return Err(Error::BudgetExhausted {
                 requested_bytes: request_bytes,
                 committed_bytes: state.committed_bytes,
-                limit_bytes: self.limit_bytes,
+                limit_bytes: state.limit_bytes,
                 available_bytes,
             });
         }
@@ -100,17 +116,42 @@ impl Budget {
     /// Returns (committed, limit, available after the reserve) in bytes.
     pub fn report(&self) -> (u64, u64, u64) {
         let available = available_bytes(Machine::read().ok().as_ref());
-        let committed_bytes = self.lock().committed_bytes;
+        let state = self.lock();
         (
-            committed_bytes,
-            self.limit_bytes,
-            available.saturating_sub(self.reserve_bytes),
+            state.committed_bytes,
+            state.limit_bytes,
+            available.saturating_sub(state.reserve_bytes),
         )
     }
 
     fn lock(&self) -> MutexGuard<'_, BudgetState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl BudgetState {
+    /// Tells the log, which is for whoever runs the machine: callers hear of each refusal.
+    fn say_refused(&mut self, requested_bytes: u64, available_bytes: u64, now: Instant) {
+        self.unsaid += 1;
+        let lately = |at| now.saturating_duration_since(at) < SAID_EVERY;
+        if self.said_at.is_some_and(lately) {
+            return;
+        }
+        tracing::warn!(
+            requested_bytes,
+            committed_bytes = self.committed_bytes,
+            limit_bytes = self.limit_bytes,
+            available_bytes,
+            refusals = self.unsaid,
+            "out of budget: memory refused"
+        );
+        self.said_at = Some(now);
+        self.unsaid = 0;
+    }
+}
+
+fn half_of_the_machine() -> u64 {
+    Machine::read().map_or(u64::MAX, |memory| memory.total_bytes / 2)
 }
 
 /// Returns what machine and cgroup have left; without a reading, only the limit protects.
@@ -128,17 +169,29 @@ fn available_bytes(memory: Option<&MachineMemory>) -> u64 {
 /// What each user has, over all pools.
 #[derive(Debug)]
 pub struct Quotas {
+    state: Mutex<QuotaState>,
+}
+
+#[derive(Debug)]
+struct QuotaState {
     quota_bytes: u64,
-    used: Mutex<BTreeMap<u32, u64>>,
+    used: BTreeMap<u32, u64>,
 }
 
 impl Quotas {
-    /// Returns a ledger in which each user may have `quota_bytes`.
-    pub fn new(quota_bytes: u64) -> Self {
+    /// Returns a ledger in which each user may have `quota_bytes`, or any number when `None`.
+    pub fn new(quota_bytes: Option<u64>) -> Self {
         Self {
-            quota_bytes,
-            used: Mutex::default(),
+            state: Mutex::new(QuotaState {
+                quota_bytes: quota_bytes.unwrap_or(u64::MAX),
+                used: BTreeMap::new(),
+            }),
         }
+    }
+
+    /// Changes what each user may have. Who has more keeps it.
+    pub fn set(&self, quota_bytes: Option<u64>) {
+        self.lock().quota_bytes = quota_bytes.unwrap_or(u64::MAX);
     }
 
     /// Charges a user.
@@ -146,11 +199,12 @@ impl Quotas {
     /// # Errors
     /// `QuotaExceeded`.
     pub fn charge(&self, uid: u32, bytes: u64) -> Result<(), Error> {
-        let mut used = self.lock();
-        let used_bytes = used.entry(uid).or_default();
+        let mut state = self.lock();
+        let quota_bytes = state.quota_bytes;
+        let used_bytes = state.used.entry(uid).or_default();
         match used_bytes
             .checked_add(bytes)
-            .filter(|&sum| sum <= self.quota_bytes)
+            .filter(|&sum| sum <= quota_bytes)
         {
             Some(sum) => {
                 *used_bytes = sum;
@@ -160,20 +214,19 @@ impl Quotas {
                 uid,
                 requested_bytes: bytes,
                 used_bytes: *used_bytes,
-                quota_bytes: self.quota_bytes,
+                quota_bytes,
             }),
         }
     }
 
     /// Charges a user for what it has anyway, above its quota if need be.
     pub fn record(&self, uid: u32, bytes: u64) {
-        *self.lock().entry(uid).or_default() += bytes;
+        *self.lock().used.entry(uid).or_default() += bytes;
     }
 
     /// Takes a charge back.
     pub fn discharge(&self, uid: u32, bytes: u64) {
-        let mut used = self.lock();
-        if let Some(sum) = used.get_mut(&uid) {
+        if let Some(sum) = self.lock().used.get_mut(&uid) {
             *sum = sum
                 .checked_sub(bytes)
                 .expect("pools discharge what they charged");
@@ -182,17 +235,17 @@ impl Quotas {
 
     /// Returns what a user has, in bytes.
     pub fn used_bytes(&self, uid: u32) -> u64 {
-        self.lock().get(&uid).copied().unwrap_or(0)
+        self.lock().used.get(&uid).copied().unwrap_or(0)
     }
 
     /// Returns what each user has that has anything.
     pub(crate) fn by_user(&self) -> BTreeMap<u32, u64> {
-        let used = self.lock();
-        let some = used.iter().filter(|&(_, &bytes)| bytes > 0);
+        let state = self.lock();
+        let some = state.used.iter().filter(|&(_, &bytes)| bytes > 0);
         some.map(|(&uid, &bytes)| (uid, bytes)).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u32, u64>> {
-        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, QuotaState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

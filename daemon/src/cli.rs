@@ -1,19 +1,22 @@
 //! The program around the library: command line, log, signals, exit code.
 
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, Write as _};
 use std::pin::pin;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use goumem_shm::os::paths::keeper_socket_path;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
 use tracing::{error, info, warn};
 
-use crate::config::{Config, ConfigError, Invocation, KEEPER_ARGUMENT};
+use crate::config::{Config, ConfigError, Invocation, KEEPER_ARGUMENT, Reloader};
 use crate::keeper::{drop_kept, keeper_main};
 use crate::listen::{ListenError, Listeners};
-use crate::logging::{self, LogError};
+use crate::logging::{self, LogError, LogHandle};
+use crate::reload;
 use crate::run::{RunError, Shutdown, run_until};
 use crate::status::chain;
 
@@ -83,15 +86,22 @@ pub fn cli_main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn cli(args: impl IntoIterator<Item = OsString>) -> Result<ExitCode, CliError> {
-    let Invocation {
-        config,
-        log,
-        drop_kept,
-    } = Config::from_args(args)?;
-    logging::init(log)?;
-    if drop_kept {
-        return end_keeper(&config);
-    }
+    let (config, log, reloader) = match Invocation::from_args(args)? {
+        Invocation::Serve {
+            config,
+            log,
+            reloader,
+        } => (config, logging::init(log)?, reloader),
+        Invocation::DropKept { config, log } => {
+            logging::init(log)?;
+            return end_keeper(&config);
+        }
+        Invocation::Say(text) => {
+            // Nobody is left to be told that the terminal has gone.
+            let _ = io::stdout().lock().write_all(text.as_bytes());
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
     raise_fd_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(
@@ -102,17 +112,24 @@ fn cli(args: impl IntoIterator<Item = OsString>) -> Result<ExitCode, CliError> {
         .enable_all()
         .build()
         .map_err(CliError::Runtime)?;
-    let ended = runtime.block_on(serve(config));
+    let ended = runtime.block_on(serve(*config, log, reloader));
     // After a second signal nothing is waited for.
     runtime.shutdown_timeout(Duration::ZERO);
     ended
 }
 
-async fn serve(config: Config) -> Result<ExitCode, CliError> {
+async fn serve(
+    config: Config,
+    log: LogHandle,
+    reloader: Box<Reloader>,
+) -> Result<ExitCode, CliError> {
     let mut signals = Signals::listen().map_err(CliError::Runtime)?;
+    let hangup = signal(SignalKind::hangup()).map_err(CliError::Runtime)?;
     let listeners = Listeners::bind(&config)?;
     let shutdown = Shutdown::default();
-    let mut running = pin!(run_until(config, listeners, shutdown.clone()));
+    let (sender, configs) = watch::channel(Arc::new(config));
+    tokio::spawn(reload::at_each(hangup, reloader, log, sender));
+    let mut running = pin!(run_until(configs, listeners, shutdown.clone()));
     tokio::select! {
         ended = &mut running => return Ok(ended.map(|()| ExitCode::SUCCESS)?),
         name = signals.next() => {
@@ -138,7 +155,6 @@ async fn serve(config: Config) -> Result<ExitCode, CliError> {
 struct Signals {
     interrupt: Signal,
     terminate: Signal,
-    hangup: Signal,
 }
 
 impl Signals {
@@ -146,7 +162,6 @@ impl Signals {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
-            hangup: signal(SignalKind::hangup())?,
         })
     }
 
@@ -155,7 +170,6 @@ impl Signals {
         tokio::select! {
             _ = self.interrupt.recv() => INTERRUPT,
             _ = self.terminate.recv() => "SIGTERM",
-            _ = self.hangup.recv() => "SIGHUP",
         }
     }
 }

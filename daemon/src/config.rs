@@ -5,8 +5,10 @@
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use clap::ArgMatches;
 use goumem_proto::model::Backing;
 use goumem_shm::os::paths::{Environment, PathError, Side};
 
@@ -14,20 +16,29 @@ use crate::fd_store::SystemdStore;
 use crate::http::HttpPlace;
 use crate::logging::LogConfig;
 
+mod accounts;
+mod declared;
 mod draft;
 mod faults;
 mod flags;
 mod keys;
 mod layers;
+mod reading;
+mod reload;
+mod texts;
 mod toml;
 mod value;
 
+pub use declared::{Declared, DeclaredKind};
+use faults::did_you_mean;
 pub use faults::{Fault, FaultKind, Faults};
 pub use flags::command;
+pub(crate) use keys::Reload;
+pub(crate) use reload::{Reloaded, Reloader};
 
 use draft::Surroundings;
-use flags::{CONFIG, CONFIG_VARIABLE, DROP, SYSTEM_FILE};
-use layers::{Layers, Settings};
+use layers::{File, Layers};
+use reading::Settings;
 
 #[cfg(test)]
 mod tests;
@@ -57,6 +68,8 @@ pub struct Config {
     pub keep_on_exit: bool,
     /// Where and how much the daemon keeps.
     pub limits: Limits,
+    /// Pools and arena pools that exist from the start.
+    pub pools: Vec<Declared>,
 }
 
 /// What holds the daemon's fds for the next daemon.
@@ -123,6 +136,14 @@ pub enum ConfigError {
     /// Flags, variables or files say what cannot be.
     #[error(transparent)]
     Faults(#[from] Faults),
+    /// An explanation was asked for that there is not.
+    #[error("there is no key {name}{}", did_you_mean(nearest.as_deref()))]
+    NoKey {
+        /// What was asked for.
+        name: String,
+        /// What may have been meant.
+        nearest: Option<String>,
+    },
     /// The socket cannot be there.
     #[error("socket path cannot be used")]
     Socket(#[from] PathError),
@@ -147,54 +168,114 @@ impl Config {
         config.limits.data_dir = directory.join("data");
         config
     }
+}
 
+/// What a command line asks for.
+#[derive(Debug)]
+pub(crate) enum Invocation {
+    /// To be the daemon.
+    Serve {
+        config: Box<Config>,
+        log: LogConfig,
+        reloader: Box<Reloader>,
+    },
+    /// Not to serve, but to end the keeper of an earlier daemon.
+    DropKept { config: Box<Config>, log: LogConfig },
+    /// To say this and no more.
+    Say(String),
+}
+
+impl Invocation {
     /// Reads a command line, the program's name first, the environment and the files.
     ///
     /// # Errors
     ///
     /// Any [`ConfigError`]. `--help` and `--version` are [`ConfigError::Usage`] too, with the exit
     /// code 0.
-    pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, ConfigError> {
-        Invocation::read(
-            args,
-            &Surroundings {
-                variable: &|name| std::env::var_os(name),
-                environment: Environment::read(Side::Daemon),
-                system_file: SYSTEM_FILE.into(),
-            },
-        )
+    pub(crate) fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Self, ConfigError> {
+        let around = Surroundings {
+            variable: Arc::new(|name| std::env::var_os(name)),
+            environment: Environment::read(Side::Daemon),
+            system_file: flags::SYSTEM_FILE.into(),
+        };
+        Self::read(args, around)
     }
-}
 
-/// What a command line asks for.
-#[derive(Debug, Clone)]
-pub struct Invocation {
-    /// What to run with.
-    pub config: Config,
-    /// How to log.
-    pub log: LogConfig,
-    /// Not to serve, but to end the keeper of an earlier daemon.
-    pub drop_kept: bool,
-}
-
-impl Invocation {
     fn read(
         args: impl IntoIterator<Item = OsString>,
-        around: &Surroundings<'_>,
+        around: Surroundings,
     ) -> Result<Self, ConfigError> {
         let matches = command().try_get_matches_from(args)?;
-        let named = matches.get_one::<PathBuf>(CONFIG).cloned().or_else(|| {
-            let variable = (around.variable)(CONFIG_VARIABLE);
+        let named = matches.get_one(flags::CONFIG).cloned().or_else(|| {
+            let variable = (around.variable)(flags::CONFIG_VARIABLE);
             let variable = variable.filter(|value| !value.is_empty());
             variable.map(PathBuf::from)
         });
-        let files = layers::files(&around.system_file, named);
-        let settings = Layers::new(files, around.variable, &matches)?.read()?;
-        let (config, log) = settings.draft.finish(around)?;
-        Ok(Self {
-            config,
-            log,
-            drop_kept: matches.get_flag(DROP),
+        let system = File::optional(&around.system_file);
+        let named = named.as_deref().map(File::named);
+        let files = [system].into_iter().chain(named).collect();
+        let layers = || Layers::new(files, &*around.variable, &matches);
+        if let Some((flags::ABOUT_CONFIG, about)) = matches.subcommand() {
+            return about_config(about, layers, &around).map(Self::Say);
+        }
+        let layers = layers()?;
+        let settings = layers.read()?;
+        let running = settings.clone_rows();
+        let (config, log) = settings.draft.finish(&around)?;
+        Ok(if matches.get_flag(flags::DROP) {
+            Self::DropKept {
+                config: Box::new(config),
+                log,
+            }
+        } else {
+            Self::Serve {
+                reloader: Box::new(Reloader::new(layers, around, running, &config)),
+                config: Box::new(config),
+                log,
+            }
         })
+    }
+}
+
+/// Answers `goumemd config …`.
+fn about_config(
+    matches: &ArgMatches,
+    layers: impl FnOnce() -> Result<Layers, Faults>,
+    around: &Surroundings,
+) -> Result<String, ConfigError> {
+    match matches.subcommand() {
+        Some((flags::DEFAULT, _)) => Ok(texts::default_file()),
+        Some((flags::REFERENCE, _)) => Ok(texts::reference()),
+        Some((flags::EXPLAIN, matches)) => {
+            let name = matches
+                .get_one::<String>(flags::KEY)
+                .map_or("", String::as_str);
+            let settings = layers()?.read()?;
+            texts::explain(name, &settings).ok_or_else(|| {
+                let names: Vec<String> = texts::names().collect();
+                let nearest = faults::nearest(name, names.iter().map(String::as_str));
+                ConfigError::NoKey {
+                    name: name.to_owned(),
+                    nearest: nearest.map(str::to_owned),
+                }
+            })
+        }
+        Some((flags::CHECK, matches)) => {
+            let layers = match matches.get_one::<PathBuf>(flags::FILE) {
+                Some(file) => Layers::of_files(vec![File::named(file)]),
+                None => layers()?,
+            };
+            layers.read()?.draft.finish(around)?;
+            let said = layers.files().map(|(path, is_there)| {
+                let state = if is_there {
+                    "is in order"
+                } else {
+                    "is not there"
+                };
+                format!("{} {state}\n", path.display())
+            });
+            Ok(said.collect())
+        }
+        _ => Ok(String::new()),
     }
 }

@@ -6,12 +6,13 @@
 //! Locks, in the order they may be taken: registry → pool or arena pool → session → budget. No
 //! two pools' locks are held at once.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
 use goumem_alloc::{HandleKind, PAGE_BYTES};
-use goumem_proto::model::{DaemonInfo, Read};
+use goumem_proto::model::{Backing, DaemonInfo, Read};
 use goumem_shm::header::LAYOUT_VERSION;
 use goumem_shm::os::BackingKind;
 use goumem_shm::os::lock::InstanceLock;
@@ -30,6 +31,7 @@ mod arenas;
 mod blocks;
 mod check;
 mod create;
+mod declare;
 mod files;
 mod observe;
 mod pools;
@@ -37,7 +39,9 @@ mod recover;
 mod registry;
 mod sessions;
 
+pub use declare::DeclareError;
 pub use observe::Viewer;
+
 use registry::{AnyPool, Registry};
 
 /// How the core reaches the threads around it.
@@ -52,7 +56,12 @@ pub struct Wires {
 /// The daemon's state and everything it does to it.
 #[derive(Debug)]
 pub struct Core {
-    limits: Limits,
+    /// Pools and arena pools at a time.
+    max_pools: AtomicU32,
+    /// Directory of file-backed pools.
+    data_dir: PathBuf,
+    /// What backs a pool whose creator leaves it open.
+    default_backing: Backing,
     fd_socket: Option<String>,
     /// What the next daemon needs to know.
     root: Arc<Root>,
@@ -95,17 +104,15 @@ impl Core {
         let root = Arc::new(root);
         let shared = Arc::new(Shared {
             budget: Budget::new(limits.budget_bytes, limits.reserve_bytes),
-            quotas: Quotas::new(limits.quota_per_user_bytes.unwrap_or(u64::MAX)),
+            quotas: Quotas::new(limits.quota_per_user_bytes),
             started: now,
-            purge_after: limits.purge_after,
+            purge_after: RwLock::new(limits.purge_after),
         });
         let core = Self {
-            sessions: Sessions::new(
-                usize::try_from(limits.max_sessions).unwrap_or(usize::MAX),
-                Arc::clone(&root),
-                Arc::clone(&store),
-            ),
-            limits,
+            sessions: Sessions::new(limits.max_sessions, Arc::clone(&root), Arc::clone(&store)),
+            max_pools: AtomicU32::new(limits.max_pools),
+            data_dir: limits.data_dir,
+            default_backing: limits.backing,
             fd_socket,
             root,
             store,
@@ -186,7 +193,7 @@ impl Core {
         let pools = self.registry().all();
         for pool in pools {
             if let AnyPool::Blocks(pool) = pool {
-                pool.purge(self.shared.purge_after, now);
+                pool.purge(self.shared.purge_after(), now);
                 if let Some(at) = pool.purge_due(now) {
                     self.note_deadline(at);
                 }

@@ -26,6 +26,7 @@ pub mod observation;
 mod permission;
 pub mod pool;
 mod reaper;
+mod reload;
 mod root;
 mod run;
 mod service;
@@ -34,7 +35,7 @@ mod status;
 mod ticker;
 
 pub use cli::cli_main;
-pub use config::{Config, ConfigError, Keeper, Limits};
+pub use config::{Config, ConfigError, Declared, DeclaredKind, Keeper, Limits};
 pub use keeper::keeper_main;
 pub use listen::{ListenError, Listeners};
 pub use root::RootError;

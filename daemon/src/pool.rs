@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use goumem_alloc::{PageCount, PageHeap, PageIndex, PoolId, SessionNumber, SizeClass, WORD_BYTES};
@@ -63,10 +63,26 @@ pub(crate) struct Shared {
     /// When the daemon started: the zero of page heaps' clocks.
     pub(crate) started: Instant,
     /// How long free memory stays committed.
-    pub(crate) purge_after: Duration,
+    pub(crate) purge_after: RwLock<Duration>,
 }
 
 impl Shared {
+    /// Returns how long free memory stays committed.
+    pub(crate) fn purge_after(&self) -> Duration {
+        *self
+            .purge_after
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes it.
+    pub(crate) fn set_purge_after(&self, time: Duration) {
+        *self
+            .purge_after
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = time;
+    }
+
     /// Returns `now` in milliseconds since the start.
     pub(crate) fn millis(&self, now: Instant) -> u64 {
         u64::try_from(now.saturating_duration_since(self.started).as_millis()).unwrap_or(u64::MAX)
@@ -390,7 +406,7 @@ impl Pool {
     pub fn purge_due(&self, now: Instant) -> Option<Instant> {
         let state = self.lock();
         let idle = state.heap.free_committed_pages() > PageCount::ZERO || state.local.may_idle();
-        (idle || !state.abandoned.is_empty()).then(|| now + self.shared.purge_after)
+        (idle || !state.abandoned.is_empty()).then(|| now + self.shared.purge_after())
     }
 
     /// Notes that a session is about to hold something here, for the next daemon too.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use goumem_shm::os::paths::keeper_socket_path;
 use goumem_shm::os::reaper::DeathWatch;
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
@@ -20,8 +20,8 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use tracing::{info, warn};
 
-use crate::config::{Config, Keeper, Limits};
-use crate::core::{Core, Wires};
+use crate::config::{Config, Keeper};
+use crate::core::{Core, DeclareError, Wires};
 use crate::fd_store::{FdStore, Kept};
 use crate::http::{Http, Stage};
 use crate::keeper::{KeeperStore, Launch};
@@ -29,7 +29,7 @@ use crate::listen::{self, Listeners, PeerStream};
 use crate::reaper::Reaper;
 use crate::root::RootError;
 use crate::service::{self, Edge, Routes, SERVICES};
-use crate::{fd_server, ticker};
+use crate::{fd_server, reload, ticker};
 
 #[cfg(test)]
 mod tests;
@@ -51,6 +51,9 @@ pub enum RunError {
     /// What an earlier daemon left could not be taken over.
     #[error("could not take over from an earlier daemon")]
     Root(#[from] RootError),
+    /// A pool of the configuration is not there and cannot be.
+    #[error(transparent)]
+    Declared(#[from] DeclareError),
     /// The gRPC server failed.
     #[error("gRPC server failed")]
     Serve(#[from] tonic::transport::Error),
@@ -76,7 +79,9 @@ pub async fn run(
         begin: shutdown,
         forget: CancellationToken::new(),
     };
-    run_until(config, listeners, shutdown).await
+    // Nobody will send another one.
+    let (_, configs) = watch::channel(Arc::new(config));
+    run_until(configs, listeners, shutdown).await
 }
 
 /// How a daemon is ended.
@@ -88,16 +93,19 @@ pub struct Shutdown {
     pub forget: CancellationToken,
 }
 
-/// As [`run`], for callers who may change their mind about what is kept.
+/// As [`run`], for callers who may change their mind about what is kept, or about limits and
+/// declared pools: each configuration that comes after the first is taken over as far as a running
+/// daemon can.
 ///
 /// # Errors
 ///
 /// As [`run`].
 pub async fn run_until(
-    config: Config,
+    configs: watch::Receiver<Arc<Config>>,
     listeners: Listeners,
     shutdown: Shutdown,
 ) -> Result<(), RunError> {
+    let config = Arc::clone(&configs.borrow());
     let (socket, fd_socket) = (
         listeners.socket().to_owned(),
         listeners.fd_socket().to_owned(),
@@ -124,7 +132,12 @@ pub async fn run_until(
     let http = Http::start(http, &ended).map_err(RunError::os("use the HTTP socket"))?;
     let kept = open_store(&config).await?;
     let store = Arc::clone(&kept.store);
-    let background = Background::start(config.limits, &fd_socket, kept, &ended).await?;
+    let background = Background::start(&config, &fd_socket, kept, &ended).await?;
+    background.tasks.spawn(reload::follow(
+        configs,
+        Arc::clone(&background.core),
+        ended.clone(),
+    ));
     background.tasks.spawn(fd_server::serve(
         fd,
         Arc::clone(&background.core),
@@ -185,7 +198,8 @@ async fn serve(
         served = &mut serving => return served,
         () = shutdown.cancelled() => {}
     }
-    info!(?deadline, "draining");
+    let deadline_ms = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
+    info!(deadline_ms, "draining");
     set_health(&health, ServingStatus::NotServing).await;
     http.tell(Stage::Draining);
     edge.draining.cancel();
@@ -210,7 +224,7 @@ struct Background {
 
 impl Background {
     async fn start(
-        limits: Limits,
+        config: &Config,
         fd_socket: &Path,
         kept: Kept,
         ended: &CancellationToken,
@@ -224,7 +238,19 @@ impl Background {
                 earlier: Arc::clone(&earlier),
             };
             let fd_socket = fd_socket.display().to_string();
-            move || Core::start(limits, Some(fd_socket), wires, kept, Instant::now())
+            let (limits, pools) = (config.limits.clone(), config.pools.clone());
+            let store = Arc::clone(&kept.store);
+            move || {
+                let core = Core::start(limits, Some(fd_socket), wires, kept, Instant::now())?;
+                let declare = |pool| core.declare(pool, Instant::now());
+                pools.iter().try_for_each(declare).inspect_err(|_| {
+                    // Nobody has seen this daemon: all stays for the next one.
+                    if store.keeps() {
+                        core.leave();
+                    }
+                })?;
+                Ok::<_, RunError>(core)
+            }
         };
         let core = tokio::task::spawn_blocking(starting)
             .await

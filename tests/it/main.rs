@@ -8,6 +8,7 @@ mod arenas;
 mod backings;
 mod campaign;
 mod complaints;
+mod config;
 mod corpus;
 mod crowd;
 mod death;

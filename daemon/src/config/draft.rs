@@ -1,13 +1,18 @@
 //! A configuration while it is put together: what the keys say, and then what follows from it.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use goumem_proto::model::Backing;
+use goumem_proto::name::PoolName;
 use goumem_shm::os::paths::{self, Environment};
 use tracing::level_filters::LevelFilter;
 
+use super::declared::declared;
+use super::faults::Faults;
 use super::{Config, ConfigError, Keeper, Limits};
 use crate::fd_store::SystemdStore;
 use crate::http::HttpPlace;
@@ -29,6 +34,21 @@ pub(crate) struct Draft {
     pub(crate) socket_mode: Option<u32>,
     pub(crate) data_dir: Option<PathBuf>,
     pub(crate) keeper: KeeperName,
+    pub(super) pools: Vec<(PoolName, PoolDraft)>,
+    pub(super) arena_pools: Vec<(PoolName, PoolDraft)>,
+}
+
+/// What the keys of a declared pool or arena pool say.
+#[derive(Debug, Default)]
+pub(crate) struct PoolDraft {
+    pub(crate) capacity_bytes: u64,
+    pub(crate) max_capacity_bytes: Option<u64>,
+    pub(crate) arenas: u32,
+    pub(crate) arena_bytes: u64,
+    pub(crate) backing: Option<Backing>,
+    pub(crate) uid: Option<u32>,
+    pub(crate) gid: Option<u32>,
+    pub(crate) mode: u32,
 }
 
 /// What was asked for as the keeper.
@@ -42,14 +62,24 @@ pub(crate) enum KeeperName {
     None,
 }
 
+/// Reads a variable of the environment.
+pub(crate) type Variable = dyn Fn(&str) -> Option<OsString> + Send + Sync;
+
 /// What is around the daemon, as values, so that it can be tried without changing this process.
-pub(crate) struct Surroundings<'a> {
-    /// Reads a variable of the environment.
-    pub(crate) variable: &'a dyn Fn(&str) -> Option<OsString>,
+#[derive(Clone)]
+pub(crate) struct Surroundings {
+    /// The environment.
+    pub(crate) variable: Arc<Variable>,
     /// What the place of the socket depends on.
     pub(crate) environment: Environment,
     /// The system's configuration file.
     pub(crate) system_file: PathBuf,
+}
+
+impl fmt::Debug for Surroundings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Surroundings").finish_non_exhaustive()
+    }
 }
 
 impl Draft {
@@ -76,6 +106,7 @@ impl Draft {
                     quota_per_user_bytes: None,
                     purge_after: Duration::ZERO,
                 },
+                pools: Vec::new(),
             },
             log: LogConfig {
                 level: LevelFilter::OFF,
@@ -85,15 +116,16 @@ impl Draft {
             socket_mode: None,
             data_dir: None,
             keeper: KeeperName::None,
+            pools: Vec::new(),
+            arena_pools: Vec::new(),
         }
     }
 
     /// Works out what depends on the place, and checks what depends on several keys.
-    pub(super) fn finish(
-        self,
-        around: &Surroundings<'_>,
-    ) -> Result<(Config, LogConfig), ConfigError> {
+    pub(super) fn finish(self, around: &Surroundings) -> Result<(Config, LogConfig), ConfigError> {
         let mut config = self.config;
+        let pools = declared(self.pools, self.arena_pools);
+        config.pools = pools.map_err(Faults)?;
         if let Some(address) = config.tcp.filter(|address| !address.ip().is_loopback()) {
             return Err(ConfigError::NotLoopback { address });
         }
@@ -114,7 +146,7 @@ impl Draft {
         });
         let process = || Keeper::this_program().map_err(ConfigError::Program);
         config.keeper = match self.keeper {
-            KeeperName::Auto => match SystemdStore::from_environment(around.variable) {
+            KeeperName::Auto => match SystemdStore::from_environment(&*around.variable) {
                 Some(store) => Keeper::Systemd(store),
                 None => process()?,
             },

@@ -24,7 +24,7 @@ pub enum FaultKind {
         /// What is written, with its section.
         key: String,
         /// A key of ours that it may have meant.
-        nearest: Option<&'static str>,
+        nearest: Option<String>,
     },
     /// The key has a value that it cannot have.
     Value {
@@ -34,6 +34,11 @@ pub enum FaultKind {
         value: String,
         /// What was expected.
         expected: String,
+    },
+    /// A key that has no default is not there.
+    Missing {
+        /// The key, with its section.
+        key: String,
     },
     /// The file cannot be read, or is not TOML.
     File {
@@ -66,27 +71,30 @@ impl fmt::Display for Fault {
         let origin = &self.origin;
         match &self.what {
             FaultKind::Unknown { key, nearest } => {
-                write!(f, "{origin}: there is no key {key}")?;
-                nearest.map_or(Ok(()), |nearest| write!(f, "; did you mean {nearest}?"))
+                let nearest = did_you_mean(nearest.as_deref());
+                write!(f, "{origin}: there is no key {key}{nearest}")
             }
             FaultKind::Value {
                 key,
                 value,
                 expected,
             } => write!(f, "{origin}: {key} is {value}, expected {expected}"),
+            FaultKind::Missing { key } => write!(f, "{origin}: {key} is missing"),
             FaultKind::File { why } => write!(f, "{origin}: {why}"),
         }
     }
+}
+
+/// Ends a sentence about a key that does not exist.
+pub(super) fn did_you_mean(nearest: Option<&str>) -> String {
+    nearest.map_or_else(String::new, |nearest| format!("; did you mean {nearest}?"))
 }
 
 /// How like two keys must be for one to be what the other meant.
 const ALIKE: f64 = 0.85;
 
 /// Returns the key that is most like `written`: whole, or by its last part in another section.
-pub(super) fn nearest(
-    written: &str,
-    names: impl Iterator<Item = &'static str>,
-) -> Option<&'static str> {
+pub(super) fn nearest<'a>(written: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let last = |name: &str| name.rsplit('.').next().map(str::to_owned);
     let likeness = |name: &str| {
         let whole = strsim::jaro_winkler(written, name);

@@ -8,13 +8,21 @@ use clap::builder::{PossibleValuesParser, ValueParser};
 use clap::{Arg, ArgAction, Command, value_parser};
 
 use super::draft::Draft;
-use super::keys::{BuiltIn, KEYS, Key};
+use super::keys::{KEYS, Key};
 use super::value::Kind;
 
 /// The flag and the argument's id of the file to read.
 pub(super) const CONFIG: &str = "config";
 /// The same for ending a keeper.
 pub(super) const DROP: &str = "drop";
+/// The subcommand about the configuration itself, and what it does.
+pub(super) const ABOUT_CONFIG: &str = "config";
+pub(super) const CHECK: &str = "check";
+pub(super) const DEFAULT: &str = "default";
+pub(super) const EXPLAIN: &str = "explain";
+pub(super) const REFERENCE: &str = "reference";
+pub(super) const FILE: &str = "file";
+pub(super) const KEY: &str = "key";
 /// The environment's name for the file to read.
 pub(super) const CONFIG_VARIABLE: &str = "GOUMEM_CONFIG";
 /// The file that is read if it is there.
@@ -43,6 +51,35 @@ pub fn command() -> Command {
         .arg(config)
         .args(KEYS.iter().filter_map(flag))
         .arg(drop)
+        .subcommand(about_config())
+}
+
+/// `goumemd config`.
+fn about_config() -> Command {
+    let check = Command::new(CHECK)
+        .about("Say everything that is wrong, or nothing and exit with 0")
+        .arg(
+            Arg::new(FILE)
+                .value_name("FILE")
+                .value_parser(value_parser!(PathBuf))
+                .help("Check this file alone, not what the daemon would read"),
+        );
+    let explain = Command::new(EXPLAIN)
+        .about("Say what a key is, what it is now, and who says so")
+        .arg(
+            Arg::new(KEY)
+                .value_name("KEY")
+                .required(true)
+                .help("Section and name, as limits.budget"),
+        );
+    Command::new(ABOUT_CONFIG)
+        .about("Check and explain the configuration")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(check)
+        .subcommand(Command::new(DEFAULT).about("Print a file with every key and its default"))
+        .subcommand(explain)
+        .subcommand(Command::new(REFERENCE).about("Print docs/configuration.md"))
 }
 
 fn flag(key: &'static Key<Draft>) -> Option<Arg> {
@@ -50,8 +87,7 @@ fn flag(key: &'static Key<Draft>) -> Option<Arg> {
     if let Some(variable) = key.variable {
         let _ = write!(help, " [env: {variable}]");
     }
-    let (BuiltIn::Is(default) | BuiltIn::Means(default)) = key.default;
-    let _ = write!(help, " [default: {default}]");
+    let _ = write!(help, " [default: {}]", key.default);
     let parser: ValueParser = match &key.kind {
         Kind::Choice(choices) => {
             PossibleValuesParser::new(choices.iter().map(|(word, _)| *word)).into()

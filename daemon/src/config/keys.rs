@@ -2,10 +2,14 @@
 //! files and variables, `goumemd config`, the reload and docs/configuration.md are made from it. A
 //! new key is a row here and a field in [`Config`](super::Config).
 
+use std::fmt;
+
+use goumem_alloc::MAX_ARENAS;
 use goumem_proto::model::Backing;
 use tracing::level_filters::LevelFilter;
 
-use super::draft::{Draft, KeeperName};
+use super::accounts::{group_named, user_named};
+use super::draft::{Draft, KeeperName, PoolDraft};
 use super::value::Kind;
 use crate::logging::LogFormat;
 
@@ -18,10 +22,6 @@ pub(crate) struct Key<T: 'static> {
     /// What holds if no layer says anything.
     pub(crate) default: BuiltIn,
     /// Whether a running daemon takes a new value.
-    #[expect(
-        dead_code,
-        reason = "read when the daemon reloads, which it does not yet"
-    )]
     pub(crate) reload: Reload,
     /// The environment's name for it.
     pub(crate) variable: Option<&'static str>,
@@ -38,6 +38,17 @@ pub(crate) enum BuiltIn {
     Is(&'static str),
     /// What these words say; [`Draft::finish`] works it out.
     Means(&'static str),
+    /// Nothing: it must be said.
+    Required,
+}
+
+impl fmt::Display for BuiltIn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Is(text) | Means(text) => text,
+            Required => "none, it must be given",
+        })
+    }
 }
 
 /// When a new value of a key takes effect.
@@ -47,11 +58,23 @@ pub(crate) enum Reload {
     AtOnce,
     /// When the daemon is started again.
     Restart,
+    /// Never: it is about making a pool, and the pool is there.
+    Never,
 }
 
-use BuiltIn::{Is, Means};
+impl fmt::Display for Reload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            AtOnce => "at SIGHUP",
+            Restart => "at the next start",
+            Never => "not for a pool that is there",
+        })
+    }
+}
+
+use BuiltIn::{Is, Means, Required};
 use Kind::{Address, Choice, Count, Duration, Mode, Path, Size, Text};
-use Reload::{AtOnce, Restart};
+use Reload::{AtOnce, Never, Restart};
 
 /// The most sessions there can be: slot words have 16 bits for the owner, two of the numbers mean
 /// nobody and the daemon.
@@ -256,6 +279,107 @@ pub(crate) static KEYS: &[Key<Draft>] = &[
         reload: Restart,
         variable: Some("GOUMEM_LOG_FORMAT"),
         flag: Some("log-format"),
-        help: "How to write the log; auto is pretty on a terminal and json elsewhere.",
+        help: "How to write the log; auto is pretty on a terminal, for the journal one line of text \
+               without a time, and json elsewhere.",
     },
 ];
+
+/// The keys of a pool that exists from the start, in `[pools.NAME]`.
+pub(crate) static POOL_KEYS: &[Key<PoolDraft>] = &[
+    of_pool(
+        "capacity",
+        Size(|pool, bytes| pool.capacity_bytes = bytes),
+        Required,
+        "The most that its blocks may have together.",
+    ),
+    of_pool(
+        "max_capacity",
+        Size(|pool, bytes| pool.max_capacity_bytes = Some(bytes)),
+        Means("twice the capacity"),
+        "The most that its capacity may be made later.",
+    ),
+    BACKING,
+    OWNER,
+    GROUP,
+    MODE,
+];
+
+/// The keys of an arena pool that exists from the start, in `[arena_pools.NAME]`.
+pub(crate) static ARENA_POOL_KEYS: &[Key<PoolDraft>] = &[
+    of_pool(
+        "arenas",
+        Count(1..=MAX_ARENAS, |pool, n| pool.arenas = n),
+        Required,
+        "How many arenas it has.",
+    ),
+    of_pool(
+        "arena_size",
+        Size(|pool, bytes| pool.arena_bytes = bytes),
+        Required,
+        "Usable bytes in each.",
+    ),
+    BACKING,
+    OWNER,
+    GROUP,
+    MODE,
+];
+
+const BACKING: Key<PoolDraft> = of_pool(
+    "backing",
+    Choice(&[
+        ("memfd", |pool| pool.backing = Some(Backing::Memfd)),
+        ("named", |pool| pool.backing = Some(Backing::Named)),
+        ("file", |pool| pool.backing = Some(Backing::File)),
+    ]),
+    Means("storage.backing"),
+    "What backs it.",
+);
+const OWNER: Key<PoolDraft> = of_pool(
+    "owner",
+    Text(
+        "a user, by number or by a name of /etc/passwd",
+        |pool, text| {
+            pool.uid = user_named(text);
+            pool.uid.is_some()
+        },
+    ),
+    Means("the daemon's user"),
+    "Its owner; only root can give it another.",
+);
+const GROUP: Key<PoolDraft> = of_pool(
+    "group",
+    Text(
+        "a group, by number or by a name of /etc/group",
+        |pool, text| {
+            pool.gid = group_named(text);
+            pool.gid.is_some()
+        },
+    ),
+    Means("the daemon's group"),
+    "Its group, of which the middle digit of the mode is.",
+);
+const MODE: Key<PoolDraft> = of_pool(
+    "mode",
+    Mode(POOL_MODE_BITS, |pool, mode| pool.mode = mode),
+    Is("0600"),
+    "Who may read and write it, as for a file.",
+);
+/// A pool is read and written, and not executed.
+const POOL_MODE_BITS: u32 = 0o666;
+
+const fn of_pool(
+    name: &'static str,
+    kind: Kind<PoolDraft>,
+    default: BuiltIn,
+    help: &'static str,
+) -> Key<PoolDraft> {
+    Key {
+        name,
+        kind,
+        default,
+        reload: Never,
+        variable: None,
+        flag: None,
+        help,
+    }
+}

@@ -11,13 +11,10 @@ use ::config::{Map, Source, Value, ValueKind};
 use clap::ArgMatches;
 
 use super::draft::Draft;
-use super::faults::{Fault, FaultKind, Faults, nearest};
-use super::keys::{BuiltIn, KEYS, Key};
+use super::faults::{Fault, FaultKind, Faults};
+use super::keys::{KEYS, Key};
+use super::reading::{Reading, Settings};
 use super::toml::Toml;
-use super::value::Raw;
-
-/// Where a value is from that no layer gives.
-pub(super) const BUILT_IN: &str = "built in";
 
 /// The layers of one daemon. Flags and environment stay as they were at its start; files are read
 /// anew each time.
@@ -31,29 +28,26 @@ pub(crate) struct Layers {
 /// A file that is a layer.
 #[derive(Debug, Clone)]
 pub(super) struct File {
-    /// Its path.
-    pub(super) path: PathBuf,
-    /// Whether it may be missing.
-    pub(super) optional: bool,
+    path: PathBuf,
+    optional: bool,
 }
 
-/// What the layers say together.
-#[derive(Debug)]
-pub(crate) struct Settings {
-    /// Each key of [`KEYS`] in its order.
-    rows: Vec<Setting>,
-    /// What their values were put into.
-    pub(crate) draft: Draft,
-}
+impl File {
+    /// One that must be there.
+    pub(super) fn named(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            optional: false,
+        }
+    }
 
-/// The value of one key.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Setting {
-    /// The value, written in the one way that equal values share. `None`: as the table's words
-    /// have it.
-    pub(crate) value: Option<String>,
-    /// Where it is from.
-    pub(crate) origin: String,
+    /// One that may be missing.
+    pub(super) fn optional(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            optional: true,
+        }
+    }
 }
 
 impl Layers {
@@ -63,30 +57,41 @@ impl Layers {
         flags: &ArgMatches,
     ) -> Result<Self, Faults> {
         let mut faults = Vec::new();
-        let mut environment = Layer::default();
-        let mut typed = Layer::default();
+        let mut layers = Self::of_files(files);
         for key in KEYS {
             let set = key.variable.and_then(|name| Some((name, variable(name)?)));
             // An empty variable is one that is not set, as everywhere.
             if let Some((name, value)) = set.filter(|(_, value)| !value.is_empty()) {
-                environment.insert(key, name, &value, &mut faults);
+                layers.environment.insert(key, name, &value, &mut faults);
             }
             let given = key.flag.and_then(|flag| {
                 let value = flags.get_raw(key.name)?.next_back()?;
                 Some((format!("--{flag}"), value))
             });
             if let Some((flag, value)) = given {
-                typed.insert(key, &flag, value, &mut faults);
+                layers.flags.insert(key, &flag, value, &mut faults);
             }
         }
-        if !faults.is_empty() {
-            return Err(Faults(faults));
+        if faults.is_empty() {
+            Ok(layers)
+        } else {
+            Err(Faults(faults))
         }
-        Ok(Self {
+    }
+
+    /// Returns the layers of somebody who typed nothing.
+    pub(super) fn of_files(files: Vec<File>) -> Self {
+        Self {
             files,
-            environment,
-            flags: typed,
-        })
+            environment: Layer::default(),
+            flags: Layer::default(),
+        }
+    }
+
+    /// Returns the files, and whether each is there.
+    pub(super) fn files(&self) -> impl Iterator<Item = (&Path, bool)> {
+        let files = self.files.iter();
+        files.map(|file| (file.path.as_path(), file.path.exists()))
     }
 
     /// Reads the files, and lays all layers on top of each other.
@@ -104,42 +109,22 @@ impl Layers {
         }
         layers.extend([self.environment.clone(), self.flags.clone()]);
         for layer in &layers {
-            faults.extend(Reading::of(&layer.0).faults);
+            faults.extend(Reading::of_one_layer(&layer.0).faults);
         }
         if !faults.is_empty() {
             return Err(Faults(faults));
         }
+        let builder = Layered::builder();
         let builder = layers
             .into_iter()
-            .fold(Layered::builder(), |b, layer| b.add_source(layer));
+            .fold(builder, |all, layer| all.add_source(layer));
         let table = builder.build().and_then(|all| all.cache.into_table());
-        let table = table.map_err(|error| {
-            Faults(vec![Fault {
-                origin: BUILT_IN.to_owned(),
-                what: FaultKind::File {
-                    why: error.to_string(),
-                },
-            }])
-        })?;
-        let reading = Reading::of(&table);
+        let reading = Reading::of(&table.expect("the layers are tables"));
         if reading.faults.is_empty() {
             Ok(reading.settings)
         } else {
             Err(Faults(reading.faults))
         }
-    }
-}
-
-impl Settings {
-    /// Returns what holds when no layer says anything.
-    pub(super) fn built_in() -> Self {
-        Reading::of(&Map::new()).settings
-    }
-
-    /// Returns each key with its value.
-    #[cfg(test)]
-    pub(crate) fn rows(&self) -> impl Iterator<Item = (&'static Key<Draft>, &Setting)> {
-        KEYS.iter().zip(&self.rows)
     }
 }
 
@@ -199,134 +184,4 @@ impl Layer {
             table.insert(name.to_owned(), value);
         }
     }
-}
-
-/// A table of the configuration, being compared with the table of keys.
-struct Reading {
-    settings: Settings,
-    faults: Vec<Fault>,
-}
-
-impl Reading {
-    fn of(table: &Map<String, Value>) -> Self {
-        let mut reading = Self {
-            settings: Settings {
-                rows: Vec::new(),
-                draft: Draft::new(),
-            },
-            faults: Vec::new(),
-        };
-        for key in KEYS {
-            let setting = reading.setting(key, table);
-            reading.settings.rows.push(setting);
-        }
-        for (section, value) in table {
-            reading.look_for_strangers(section, value);
-        }
-        // The map has no order; the file has.
-        reading.faults.sort_by(|a, b| {
-            let line = |fault: &Fault| {
-                let line = fault.origin.rsplit_once(':');
-                line.and_then(|(_, line)| line.parse().ok()).unwrap_or(0u64)
-            };
-            line(a).cmp(&line(b)).then_with(|| a.origin.cmp(&b.origin))
-        });
-        reading
-    }
-
-    /// Puts the value of a key into the draft.
-    fn setting(&mut self, key: &'static Key<Draft>, table: &Map<String, Value>) -> Setting {
-        let draft = &mut self.settings.draft;
-        let default = |draft: &mut Draft| Setting {
-            value: match key.default {
-                BuiltIn::Is(text) => {
-                    let put = key.kind.put(draft, &Raw::Text(text.to_owned()));
-                    Some(put.expect("the table's defaults are values of their keys"))
-                }
-                BuiltIn::Means(_) => None,
-            },
-            origin: BUILT_IN.to_owned(),
-        };
-        let found =
-            key.name
-                .split_once('.')
-                .and_then(|(section, name)| match &table.get(section)?.kind {
-                    ValueKind::Table(section) => section.get(name),
-                    _ => None,
-                });
-        let Some(found) = found else {
-            return default(draft);
-        };
-        let (raw, origin) = (raw(found), origin(found));
-        match key.kind.put(draft, &raw) {
-            Ok(value) => Setting {
-                value: Some(value),
-                origin,
-            },
-            Err(expected) => {
-                self.faults.push(Fault {
-                    origin,
-                    what: FaultKind::Value {
-                        key: key.name.to_owned(),
-                        value: raw.shown(),
-                        expected,
-                    },
-                });
-                default(draft)
-            }
-        }
-    }
-
-    /// Finds what no key is called.
-    fn look_for_strangers(&mut self, section: &str, value: &Value) {
-        let names = || KEYS.iter().map(|key| key.name);
-        let mut unknown = |key: String, value: &Value| {
-            let nearest = nearest(&key, names());
-            self.faults.push(Fault {
-                origin: origin(value),
-                what: FaultKind::Unknown { key, nearest },
-            });
-        };
-        match &value.kind {
-            ValueKind::Table(table) => {
-                for (name, value) in table {
-                    let key = format!("{section}.{name}");
-                    if names().all(|name| name != key) {
-                        unknown(key, value);
-                    }
-                }
-            }
-            _ => unknown(section.to_owned(), value),
-        }
-    }
-}
-
-fn raw(value: &Value) -> Raw {
-    match &value.kind {
-        ValueKind::String(text) => Raw::Text(text.clone()),
-        ValueKind::I64(number) => Raw::Number(*number),
-        ValueKind::Boolean(true) => Raw::Other("true"),
-        ValueKind::Boolean(false) => Raw::Other("false"),
-        ValueKind::Float(_) => Raw::Other("a number with a fraction"),
-        ValueKind::Array(_) => Raw::Other("a list"),
-        ValueKind::Table(_) => Raw::Other("a section"),
-        _ => Raw::Other("a value of another type"),
-    }
-}
-
-fn origin(value: &Value) -> String {
-    value.origin().unwrap_or(BUILT_IN).to_owned()
-}
-
-/// The files of a daemon: the system's, and the one that was named.
-pub(super) fn files(system: &Path, named: Option<PathBuf>) -> Vec<File> {
-    let system = File {
-        path: system.to_owned(),
-        optional: true,
-    };
-    let named = named.map(|path| File {
-        path,
-        optional: false,
-    });
-    std::iter::once(system).chain(named).collect()
 }

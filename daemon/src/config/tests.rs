@@ -4,9 +4,13 @@
 use std::collections::BTreeMap;
 
 use clap::Command;
+use goumem_proto::model::{CreateArenaPool, CreatePool, RequestId};
 
-use super::keys::KEYS;
+use tracing::level_filters::LevelFilter;
+
+use super::keys::{ARENA_POOL_KEYS, BuiltIn, KEYS, POOL_KEYS};
 use super::*;
+use crate::logging::LogFormat;
 
 const NO_ENVIRONMENT: Environment = Environment {
     goumem_socket: None,
@@ -18,7 +22,7 @@ const NO_ENVIRONMENT: Environment = Environment {
 /// What one daemon is told, by all layers.
 struct Told {
     flags: Vec<&'static str>,
-    variables: BTreeMap<&'static str, OsString>,
+    variables: Arc<BTreeMap<&'static str, OsString>>,
     directory: tempfile::TempDir,
     environment: Environment,
 }
@@ -27,14 +31,14 @@ impl Told {
     fn by_flags(flags: &[&'static str]) -> Self {
         Self {
             flags: flags.to_vec(),
-            variables: BTreeMap::new(),
+            variables: Arc::default(),
             directory: tempfile::tempdir().unwrap(),
             environment: NO_ENVIRONMENT,
         }
     }
 
     fn variable(mut self, name: &'static str, value: impl Into<OsString>) -> Self {
-        self.variables.insert(name, value.into());
+        Arc::make_mut(&mut self.variables).insert(name, value.into());
         self
     }
 
@@ -54,25 +58,43 @@ impl Told {
         self
     }
 
-    fn read(&self) -> Result<Invocation, ConfigError> {
+    fn invoke(&self) -> Result<Invocation, ConfigError> {
         let flags = ["goumemd"].iter().chain(&self.flags).map(OsString::from);
-        Invocation::read(
-            flags,
-            &Surroundings {
-                variable: &|name| self.variables.get(name).cloned(),
-                environment: self.environment.clone(),
-                system_file: self.path("system.toml"),
-            },
-        )
+        let variables = Arc::clone(&self.variables);
+        let around = Surroundings {
+            variable: Arc::new(move |name| variables.get(name).cloned()),
+            environment: self.environment.clone(),
+            system_file: self.path("system.toml"),
+        };
+        Invocation::read(flags, around)
+    }
+
+    fn read(&self) -> Result<(Config, LogConfig, Reloader), ConfigError> {
+        match self.invoke()? {
+            Invocation::Serve {
+                config,
+                log,
+                reloader,
+            } => Ok((*config, log, *reloader)),
+            other => panic!("{other:?}"),
+        }
     }
 
     fn config(&self) -> Config {
-        self.read().unwrap().config
+        self.read().unwrap().0
+    }
+
+    /// Returns what `goumemd config …` says.
+    fn says(&self) -> String {
+        match self.invoke().unwrap() {
+            Invocation::Say(text) => text,
+            other => panic!("{other:?}"),
+        }
     }
 
     /// Returns what is said of the mistakes, with `DIR` for the directory of the files.
     fn faults(&self) -> Vec<String> {
-        let Err(ConfigError::Faults(faults)) = self.read() else {
+        let Err(ConfigError::Faults(faults)) = self.invoke() else {
             panic!("there are no faults");
         };
         let directory = self.directory.path().to_str().unwrap();
@@ -84,7 +106,7 @@ impl Told {
 }
 
 fn parse(flags: &[&'static str]) -> Result<Config, ConfigError> {
-    Told::by_flags(flags).read().map(|told| told.config)
+    Told::by_flags(flags).read().map(|told| told.0)
 }
 
 #[test]
@@ -125,16 +147,11 @@ fn flag_typed_with_its_default_value_wins() {
 
 #[test]
 fn file_that_is_named_by_flag_is_read_instead_of_the_variables() {
-    let told = Told::by_flags(&[]).file("[limits]\nmax_pools = 3\n");
+    let mut told = Told::by_flags(&[]).file("[limits]\nmax_pools = 3\n");
     let path = told.path("other.toml");
     std::fs::write(&path, "[limits]\nmax_sessions = 2\n").unwrap();
-    let flags = ["goumemd", "--config", path.to_str().unwrap()].map(OsString::from);
-    let around = Surroundings {
-        variable: &|name| told.variables.get(name).cloned(),
-        environment: NO_ENVIRONMENT,
-        system_file: told.path("system.toml"),
-    };
-    let limits = Invocation::read(flags, &around).unwrap().config.limits;
+    told.flags = vec!["--config", path.to_str().unwrap().to_owned().leak()];
+    let limits = told.config().limits;
     assert_eq!((limits.max_sessions, limits.max_pools), (2, 4096));
 }
 
@@ -174,7 +191,7 @@ fn every_key_can_be_set_in_a_file() {
         format = "compact"
         "#,
     );
-    let read = told.read().unwrap();
+    let (config, log, _) = told.read().unwrap();
     let expected = Config {
         socket: "/a/b.sock".into(),
         socket_mode: 0o640,
@@ -195,10 +212,11 @@ fn every_key_can_be_set_in_a_file() {
             quota_per_user_bytes: Some(64 << 20),
             purge_after: Duration::from_millis(5),
         },
+        pools: Vec::new(),
     };
-    assert_eq!(read.config, expected);
-    assert_eq!(read.log.level, tracing::level_filters::LevelFilter::DEBUG);
-    assert_eq!(read.log.format, crate::logging::LogFormat::Compact);
+    assert_eq!(config, expected);
+    assert_eq!(log.level, LevelFilter::DEBUG);
+    assert_eq!(log.format, LogFormat::Compact);
 }
 
 #[test]
@@ -425,4 +443,275 @@ fn values_are_written_in_one_way_and_read_back() {
         let again: bytesize::ByteSize = shown.parse().unwrap();
         assert_eq!(again, bytes);
     }
+}
+
+#[test]
+fn pools_are_declared_in_files() {
+    let told = Told::by_flags(&[])
+        .system_file("[pools.frames]\nmode = \"0660\"\ngroup = 7\ncapacity = \"1MiB\"\n")
+        .file(
+            "[pools.frames]\ncapacity = \"64MiB\"\nmax_capacity = \"1GiB\"\n\
+             [arena_pools.a-1]\narenas = 4\narena_size = 4096\nbacking = \"named\"\n\
+             owner = \"root\"\n",
+        );
+    let frames = Declared {
+        uid: None,
+        create: DeclaredKind::Pool(CreatePool {
+            name: "frames".parse().unwrap(),
+            capacity_bytes: 64 << 20,
+            max_capacity_bytes: Some(1 << 30),
+            backing: None,
+            gid: Some(7),
+            mode: 0o660,
+            request_id: RequestId::NONE,
+        }),
+    };
+    let arenas = Declared {
+        uid: Some(0),
+        create: DeclaredKind::ArenaPool(CreateArenaPool {
+            name: "a-1".parse().unwrap(),
+            arenas: 4,
+            arena_bytes: 4096,
+            backing: Some(Backing::Named),
+            gid: None,
+            mode: 0o600,
+            request_id: RequestId::NONE,
+        }),
+    };
+    assert_eq!(told.config().pools, [frames, arenas]);
+}
+
+#[test]
+fn pools_that_cannot_be_are_said_with_their_place() {
+    let told = Told::by_flags(&[]).file(
+        "[pools.a]\n\
+         capacity = \"64MB\"\n\
+         capacitty = 1\n\
+         [pools.\"no name\"]\n\
+         capacity = 5\n\
+         [arena_pools.b]\n\
+         arenas = 0\n\
+         arena_size = \"4KiB\"\n\
+         owner = \"nobody at all\"\n\
+         mode = \"0777\"\n\
+         [pools]\n\
+         c = 7\n",
+    );
+    assert_eq!(
+        told.faults(),
+        [
+            "DIR/named.toml:3: there is no key pools.a.capacitty; did you mean pools.a.capacity?",
+            "DIR/named.toml:4: pools.no name is \"no name\", expected a name, which this is not: it \
+             has ' ' at byte 2; it must match [A-Za-z0-9][A-Za-z0-9._-]{0,63}",
+            "DIR/named.toml:7: arena_pools.b.arenas is 0, expected a number from 1 to 65536",
+            "DIR/named.toml:9: arena_pools.b.owner is \"nobody at all\", expected a user, by number \
+             or by a name of /etc/passwd",
+            "DIR/named.toml:10: arena_pools.b.mode is \"0777\", expected permission bits in octal, \
+             of 0666, as \"0660\"",
+            "DIR/named.toml:12: pools.c is 7, expected a section",
+        ]
+    );
+    let told = Told::by_flags(&[]).file("[pools.a]\nmode = \"0600\"\n[arena_pools]\nb = {}\n");
+    assert_eq!(
+        told.faults(),
+        [
+            "[arena_pools.b]: arena_pools.b.arena_size is missing",
+            "[arena_pools.b]: arena_pools.b.arenas is missing",
+            "DIR/named.toml:2: pools.a.capacity is missing",
+        ]
+    );
+    let told = Told::by_flags(&[]).file(
+        "[pools.a]\ncapacity = \"2MiB\"\nmax_capacity = \"1MiB\"\n\
+         [arena_pools.a]\narenas = 1\narena_size = \"1KiB\"\n",
+    );
+    assert_eq!(
+        told.faults(),
+        [
+            "[pools.a]: no pool can be like this: maximum of 1048576 bytes is below the capacity of \
+             2097152",
+            "[arena_pools.a]: [pools] has the name too",
+        ]
+    );
+}
+
+#[test]
+fn check_says_what_was_read_or_everything_that_is_wrong() {
+    let mut told = Told::by_flags(&["config", "check"]).file("[limits]\nmax_pools = 3\n");
+    let said = told.says();
+    let directory = told.directory.path().to_str().unwrap();
+    assert_eq!(
+        said.replace(directory, "DIR"),
+        "DIR/system.toml is not there\nDIR/named.toml is in order\n"
+    );
+    // A file alone: neither the environment nor the other files.
+    std::fs::write(told.path("named.toml"), "[limits]\nmax_pools = 0\nx = 1\n").unwrap();
+    assert_eq!(told.faults().len(), 2);
+    let other = told.path("other.toml");
+    std::fs::write(&other, "[limits]\nmax_pools = 1\n").unwrap();
+    told.flags.push(other.to_str().unwrap().to_owned().leak());
+    assert!(told.says().ends_with("other.toml is in order\n"));
+}
+
+#[test]
+fn default_file_says_what_is_built_in() {
+    let file = Told::by_flags(&["config", "default"]).says();
+    assert!(file.lines().all(|line| line.len() <= 96), "{file}");
+    let built_in = Told::by_flags(&[]).config();
+    assert_eq!(Told::by_flags(&[]).file(&file).config(), built_in);
+    // The same with every default that is a value written out: what begins with a key.
+    let is_default = |line: &str| {
+        let name = line.strip_prefix('#')?.split(" = ").next()?;
+        let key = KEYS
+            .iter()
+            .find(|key| key.name.ends_with(&format!(".{name}")))?;
+        matches!(key.default, BuiltIn::Is(_)).then_some(())
+    };
+    let (keys, _pools) = file.split_once("#[").unwrap();
+    let written = keys.lines().map(|line| match is_default(line) {
+        Some(()) => line.trim_start_matches('#'),
+        None => line,
+    });
+    let written = written.collect::<Vec<_>>().join("\n");
+    let told = Told::by_flags(&[]).file(&written);
+    assert_eq!(told.config(), built_in, "{written}");
+    for key in KEYS {
+        let (section, name) = key.name.split_once('.').unwrap();
+        assert!(file.contains(&format!("\n[{section}]\n")), "{section}");
+        assert!(file.contains(&format!("\n#{name} = ")), "{name}");
+    }
+}
+
+#[test]
+fn every_example_of_the_default_file_is_a_value() {
+    let file = Told::by_flags(&["config", "default"]).says();
+    let uncommented = file.lines().map(|line| match line.strip_prefix('#') {
+        Some(line) if line.starts_with('[') || line.contains(" = ") => line,
+        _ => line,
+    });
+    let uncommented: Vec<&str> = uncommented.collect();
+    let text = uncommented
+        .join("\n")
+        .replace("[arena_pools.NAME]", "[arena_pools.OTHER]");
+    let config = Told::by_flags(&[]).file(&text).config();
+    assert_eq!(config.pools.len(), 2, "{text}");
+}
+
+#[test]
+fn explanation_says_the_value_and_who_says_so() {
+    let explain = |key| {
+        Told::by_flags(&["--max-pools", "7", "config", "explain", key])
+            .variable("GOUMEM_BUDGET", "1024MiB")
+            .file("[limits]\nreserve = \"1GiB\"\n")
+    };
+    assert_eq!(
+        explain("limits.budget").says(),
+        "limits.budget: The most memory to commit, over all pools, as 8GiB.\n  \
+           value:                a size, as \"64MiB\"\n  \
+           default:              half of the machine's memory\n  \
+           now:                  1GiB, GOUMEM_BUDGET\n  \
+           variable:             GOUMEM_BUDGET\n  \
+           flag:                 --budget SIZE\n  \
+           a new value is taken: at SIGHUP\n"
+    );
+    for (key, said) in [
+        ("limits.reserve", "named.toml:2"),
+        ("limits.max_pools", "now:                  7, --max-pools"),
+        ("limits.purge_after", "now:                  1s, built in"),
+        ("tcp.listen", "now:                  the default, built in"),
+        (
+            "pools.frames.capacity",
+            "default:              none, it must be given",
+        ),
+        ("arena_pools.NAME.arenas", "a number from 1 to 65536"),
+    ] {
+        let explanation = explain(key).says();
+        assert!(explanation.contains(said), "{explanation}");
+    }
+    for (key, meant) in [
+        ("limits.buget", "limits.budget"),
+        ("max_pools", "limits.max_pools"),
+        ("pools.frames.capacitty", "pools.NAME.capacity"),
+    ] {
+        let error = explain(key).invoke().unwrap_err().to_string();
+        assert_eq!(
+            error,
+            format!("there is no key {key}; did you mean {meant}?")
+        );
+    }
+}
+
+#[test]
+fn reference_is_up_to_date() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/configuration.md");
+    let made = Told::by_flags(&["config", "reference"]).says();
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(&file, &made).unwrap();
+    }
+    let written = std::fs::read_to_string(file).unwrap();
+    assert!(
+        written == made,
+        "docs/configuration.md is not what `goumemd config reference` prints; to renew it: \
+         UPDATE_DOCS=1 cargo test -p goumemd --lib reference_is_up_to_date"
+    );
+    for key in POOL_KEYS.iter().chain(ARENA_POOL_KEYS) {
+        assert!(key.variable.is_none() && key.flag.is_none(), "{}", key.name);
+    }
+}
+
+#[test]
+fn reload_says_what_is_different_from_what_runs() {
+    let told = Told::by_flags(&["--max-sessions", "9"]).file(
+        "[limits]\nmax_pools = 3\nmax_sessions = 3\nbudget = \"1GiB\"\n[pools.a]\ncapacity = 1\n\
+         [pools.b]\ncapacity = 1\n",
+    );
+    let (_, _, mut reloader) = told.read().unwrap();
+    let unchanged = reloader.reload().unwrap();
+    assert_eq!(
+        (unchanged.changes.len(), unchanged.pools_left.len()),
+        (0, 0)
+    );
+
+    let rewrite = |text: &str| std::fs::write(told.path("named.toml"), text).unwrap();
+    rewrite(
+        "[limits]\nmax_pools = 4\nmax_sessions = 4\nbudget = \"1024MiB\"\n\
+         [listen]\nmax_connections = 5\n[log]\nlevel = \"debug\"\n\
+         [pools.a]\ncapacity = 2\n[pools.c]\ncapacity = 1\n",
+    );
+    let reloaded = reloader.reload().unwrap();
+    let said = |reloaded: &Reloaded| -> Vec<String> {
+        let changes = reloaded.changes.iter();
+        changes
+            .map(|c| format!("{} {} {} {}", c.key, c.from, c.to, c.reload))
+            .collect()
+    };
+    assert_eq!(
+        said(&reloaded),
+        [
+            "listen.max_connections 4096 5 at the next start",
+            "limits.max_pools 3 4 at SIGHUP",
+            "log.level info debug at SIGHUP",
+        ],
+        "the flag still wins, and 1024MiB is 1GiB"
+    );
+    assert_eq!(reloaded.log.level, LevelFilter::DEBUG);
+    assert_eq!(reloaded.config.limits.max_pools, 4);
+    assert_eq!(reloaded.pools_left, ["a", "b"]);
+
+    // What needs a restart is said each time; what was taken is not.
+    assert_eq!(
+        said(&reloader.reload().unwrap()),
+        ["listen.max_connections 4096 5 at the next start"]
+    );
+    rewrite("[limits]\nmax_pools = 0\n");
+    assert!(matches!(reloader.reload(), Err(ConfigError::Faults(_))));
+    rewrite("");
+    assert_eq!(
+        said(&reloader.reload().unwrap()),
+        [
+            "limits.budget 1GiB default (half of the machine's memory) at SIGHUP",
+            "limits.max_pools 4 4096 at SIGHUP",
+            "log.level debug info at SIGHUP",
+        ],
+        "the wrong file has changed nothing"
+    );
 }

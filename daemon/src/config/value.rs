@@ -25,8 +25,8 @@ pub(crate) enum Kind<T: 'static> {
     Address(fn(&mut T, SocketAddr)),
     /// One of these words.
     Choice(&'static [Word<T>]),
-    /// Any other text, with what is expected of it. The function returns false for what it does
-    /// not take.
+    /// Any other text or number, with what is expected of it. The function returns false for what
+    /// it does not take.
     Text(&'static str, fn(&mut T, &str) -> bool),
 }
 
@@ -95,9 +95,14 @@ impl<T> Kind<T> {
                 put(target);
                 Some((*word).to_owned())
             }),
-            Self::Text(_, put) => text(raw)
-                .filter(|text| put(target, text))
-                .map(str::to_owned),
+            Self::Text(_, put) => {
+                let text = match raw {
+                    Raw::Text(text) => Some(text.clone()),
+                    Raw::Number(number) => Some(number.to_string()),
+                    Raw::Other(_) => None,
+                };
+                text.filter(|text| put(target, text))
+            }
         };
         put.ok_or_else(|| self.expected())
     }
@@ -123,6 +128,28 @@ impl<T> Kind<T> {
                 format!("one of {}", words.join(", "))
             }
             Self::Text(expected, _) => (*expected).to_owned(),
+        }
+    }
+
+    /// Returns what a value may look like, as TOML has it.
+    pub(crate) fn example(&self) -> String {
+        match self {
+            Self::Size(_) => r#""64MiB""#.to_owned(),
+            Self::Duration(_) => r#""10s""#.to_owned(),
+            Self::Count(range, _) => range.start().to_string(),
+            Self::Mode(..) => r#""0660""#.to_owned(),
+            Self::Path(_) => r#""/path""#.to_owned(),
+            Self::Address(_) => r#""127.0.0.1:7070""#.to_owned(),
+            Self::Choice(choices) => format!("{:?}", choices.first().map_or("", |(word, _)| word)),
+            Self::Text(..) => r#""0""#.to_owned(),
+        }
+    }
+
+    /// Returns a value as TOML writes it.
+    pub(crate) fn in_toml(&self, shown: &str) -> String {
+        match self {
+            Self::Count(..) => shown.to_owned(),
+            _ => format!("{shown:?}"),
         }
     }
 

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use goumem_alloc::{ArenaGeometry, HEADER_BYTES, PoolGeometry, PoolId};
@@ -31,7 +32,19 @@ impl Core {
         now: Instant,
     ) -> Result<Arc<Pool>, Error> {
         let permissions = permission::chosen(caller, request.gid, request.mode)?;
-        let backing = request.backing.unwrap_or(self.limits.backing);
+        let made_by = made_by(caller, request.request_id);
+        self.make_pool(permissions, made_by, request, now)
+    }
+
+    /// Creates a pool for whoever has the right to.
+    pub(super) fn make_pool(
+        &self,
+        permissions: Permissions,
+        made_by: MadeBy,
+        request: &CreatePool,
+        now: Instant,
+    ) -> Result<Arc<Pool>, Error> {
+        let backing = request.backing.unwrap_or(self.default_backing);
         let geometry = PoolGeometry::new(request.capacity_bytes, request.max_capacity_bytes)?;
         let _name = self.reserve(request.name.as_str())?;
         let id = self.new_id();
@@ -48,7 +61,7 @@ impl Core {
             backing: wire_number(backing),
             data_bytes: geometry.data_bytes(),
             instance: self.root.instance(),
-            made_by: made_by(caller, request.request_id),
+            made_by,
             name: request.name.to_string(),
         };
         let lengths = (geometry.control_bytes(), geometry.data_bytes());
@@ -107,7 +120,19 @@ impl Core {
         now: Instant,
     ) -> Result<Arc<ArenaPool>, Error> {
         let permissions = permission::chosen(caller, request.gid, request.mode)?;
-        let backing = request.backing.unwrap_or(self.limits.backing);
+        let made_by = made_by(caller, request.request_id);
+        self.make_arena_pool(permissions, made_by, request, now)
+    }
+
+    /// Creates an arena pool for whoever has the right to.
+    pub(super) fn make_arena_pool(
+        &self,
+        permissions: Permissions,
+        made_by: MadeBy,
+        request: &CreateArenaPool,
+        now: Instant,
+    ) -> Result<Arc<ArenaPool>, Error> {
+        let backing = request.backing.unwrap_or(self.default_backing);
         let geometry = ArenaGeometry::new(request.arenas, request.arena_bytes)?;
         let _name = self.reserve(request.name.as_str())?;
         let id = self.new_id();
@@ -124,7 +149,7 @@ impl Core {
             backing: wire_number(backing),
             data_bytes: geometry.data_bytes(),
             instance: self.root.instance(),
-            made_by: made_by(caller, request.request_id),
+            made_by,
             name: request.name.to_string(),
         };
         let payload = geometry.payload_range();
@@ -193,7 +218,8 @@ impl Core {
 
     /// Reserves a name until the reservation is dropped.
     fn reserve(&self, name: &str) -> Result<Reservation<'_>, Error> {
-        self.registry().reserve(name, self.limits.max_pools)?;
+        let max_pools = self.max_pools.load(Ordering::Relaxed);
+        self.registry().reserve(name, max_pools)?;
         Ok(Reservation {
             core: self,
             name: name.to_owned(),

@@ -45,13 +45,13 @@ impl Core {
             Ok(n) => tracing::info!(segments = n, "removed segments of dead daemons"),
             Err(error) => tracing::warn!(%error, "could not remove segments of dead daemons"),
         }
-        if !self.limits.data_dir.is_dir() {
+        if !self.data_dir.is_dir() {
             return;
         }
         if let Err(error) = self.own_data_dir() {
             return tracing::error!(error = chain(&error), "file-backed pools are not served");
         }
-        let files = match fs::read_dir(&self.limits.data_dir) {
+        let files = match fs::read_dir(&self.data_dir) {
             Ok(entries) => entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()),
             Err(error) => return tracing::error!(%error, "file-backed pools are not served"),
         };
@@ -59,7 +59,7 @@ impl Core {
         for file in files {
             if file.ends_with(COPY_SUFFIX) {
                 // A daemon was killed while it copied; the file itself is still there.
-                let _ = fs::remove_file(self.limits.data_dir.join(&file));
+                let _ = fs::remove_file(self.data_dir.join(&file));
             } else if let Some(name) = file.strip_suffix(".control.goumem") {
                 names.push(name.to_owned());
             }
@@ -229,20 +229,20 @@ impl Core {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         if lock.is_none() {
-            fs::create_dir_all(&self.limits.data_dir)
+            fs::create_dir_all(&self.data_dir)
                 .map_err(|e| Error::os("make the data directory", e))?;
-            let taken = InstanceLock::acquire(&self.limits.data_dir.join(LOCK_FILE));
+            let taken = InstanceLock::acquire(&self.data_dir.join(LOCK_FILE));
             *lock = Some(taken.map_err(|e| Error::os("lock the data directory", e))?);
         }
         Ok(())
     }
 
     pub(super) fn file_stem(&self, name: &str, half: &str) -> PathBuf {
-        self.limits.data_dir.join(format!("{name}.{half}"))
+        self.data_dir.join(format!("{name}.{half}"))
     }
 
     fn file_path(&self, name: &str, half: &str) -> PathBuf {
-        self.limits.data_dir.join(format!("{name}.{half}.goumem"))
+        self.data_dir.join(format!("{name}.{half}.goumem"))
     }
 
     /// Removes the files of a pool that is not served, CONTROL last, which tells why.

@@ -5,7 +5,7 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::AsFd as _;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -27,10 +27,13 @@ use crate::root::Root;
 /// SHA-256 of a token: whoever reads ROOT, or times a look-up, learns no token from it.
 type TokenHash = [u8; 32];
 
+/// Numbers that can be given away: the others mean nobody, and the daemon.
+const MAX_SESSIONS: u32 = u16::MAX as u32 - 1;
+
 /// All sessions.
 #[derive(Debug)]
 pub struct Sessions {
-    limit: usize,
+    limit: AtomicU32,
     root: Arc<Root>,
     store: Arc<dyn FdStore>,
     state: Mutex<SessionTable>,
@@ -57,14 +60,18 @@ struct Proof {
 
 impl Sessions {
     /// Returns an empty table for at most `limit` sessions (65 534 at the most).
-    pub(crate) fn new(limit: usize, root: Arc<Root>, store: Arc<dyn FdStore>) -> Self {
-        let limit = limit.min(usize::from(u16::MAX) - 1);
+    pub(crate) fn new(limit: u32, root: Arc<Root>, store: Arc<dyn FdStore>) -> Self {
         Self {
-            limit,
+            limit: AtomicU32::new(limit.min(MAX_SESSIONS)),
             root,
             store,
             state: Mutex::default(),
         }
+    }
+
+    /// Changes how many there may be. Those that are above a lower limit stay.
+    pub(crate) fn set_limit(&self, limit: u32) {
+        self.limit.store(limit.min(MAX_SESSIONS), Ordering::Relaxed);
     }
 
     /// Opens a session for the caller: pidfd stored → row committed. The same nonce from the same
@@ -281,10 +288,11 @@ impl Sessions {
 
     fn take_number(&self) -> Result<SessionNumber, Error> {
         let mut table = self.lock();
-        if table.by_number.len() + table.taken.len() >= self.limit {
+        let limit = self.limit.load(Ordering::Relaxed);
+        if table.by_number.len() + table.taken.len() >= limit as usize {
             return Err(Error::TooMany {
                 table: Table::Sessions,
-                limit: self.limit as u64,
+                limit: u64::from(limit),
             });
         }
         let number = table.free_number();
