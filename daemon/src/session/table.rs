@@ -69,6 +69,11 @@ impl Sessions {
         }
     }
 
+    /// Returns how many there may be.
+    pub(crate) fn limit(&self) -> u32 {
+        self.limit.load(Ordering::Relaxed)
+    }
+
     /// Changes how many there may be. Those that are above a lower limit stay.
     pub(crate) fn set_limit(&self, limit: u32) {
         self.limit.store(limit.min(MAX_SESSIONS), Ordering::Relaxed);
@@ -288,7 +293,7 @@ impl Sessions {
 
     fn take_number(&self) -> Result<SessionNumber, Error> {
         let mut table = self.lock();
-        let limit = self.limit.load(Ordering::Relaxed);
+        let limit = self.limit();
         if table.by_number.len() + table.taken.len() >= limit as usize {
             return Err(Error::TooMany {
                 table: Table::Sessions,
