@@ -17,8 +17,9 @@ use crate::keeper::{drop_kept, keeper_main};
 use crate::listen::{ListenError, Listeners};
 use crate::logging::{self, LogError, LogHandle};
 use crate::reload;
-use crate::run::{RunError, Shutdown, run_until};
+use crate::run::{RunError, Shutdown, run_under};
 use crate::status::chain;
+use crate::systemd::{ServiceEnvironment, ServiceManager};
 
 const INTERRUPT: &str = "SIGINT";
 /// EX_USAGE of sysexits.h: the command line or the environment is wrong.
@@ -40,6 +41,8 @@ enum CliError {
     Log(#[from] LogError),
     #[error("could not start the runtime")]
     Runtime(#[source] io::Error),
+    #[error("could not take over from the service manager")]
+    Manager(#[source] io::Error),
     #[error("could not listen")]
     Listen(#[from] ListenError),
     #[error(transparent)]
@@ -103,6 +106,8 @@ fn cli(args: impl IntoIterator<Item = OsString>) -> Result<ExitCode, CliError> {
         }
     };
     raise_fd_limit();
+    let environment = ServiceEnvironment::read(|name| std::env::var_os(name), std::process::id());
+    let manager = ServiceManager::from_environment(environment).map_err(CliError::Manager)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(
             std::thread::available_parallelism().map_or(1, |n| n.get().min(MAX_WORKERS)),
@@ -112,7 +117,7 @@ fn cli(args: impl IntoIterator<Item = OsString>) -> Result<ExitCode, CliError> {
         .enable_all()
         .build()
         .map_err(CliError::Runtime)?;
-    let ended = runtime.block_on(serve(*config, log, reloader));
+    let ended = runtime.block_on(serve(*config, log, reloader, manager));
     // After a second signal nothing is waited for.
     runtime.shutdown_timeout(Duration::ZERO);
     ended
@@ -122,14 +127,21 @@ async fn serve(
     config: Config,
     log: LogHandle,
     reloader: Box<Reloader>,
+    mut manager: ServiceManager,
 ) -> Result<ExitCode, CliError> {
     let mut signals = Signals::listen().map_err(CliError::Runtime)?;
     let hangup = signal(SignalKind::hangup()).map_err(CliError::Runtime)?;
-    let listeners = Listeners::bind(&config)?;
+    let listeners = Listeners::bind_or_take(&config, manager.take_sockets())?;
     let shutdown = Shutdown::default();
     let (sender, configs) = watch::channel(Arc::new(config));
-    tokio::spawn(reload::at_each(hangup, reloader, log, sender));
-    let mut running = pin!(run_until(configs, listeners, shutdown.clone()));
+    tokio::spawn(reload::at_each(
+        hangup,
+        reloader,
+        log,
+        sender,
+        manager.status(),
+    ));
+    let mut running = pin!(run_under(configs, listeners, shutdown.clone(), manager));
     tokio::select! {
         ended = &mut running => return Ok(ended.map(|()| ExitCode::SUCCESS)?),
         name = signals.next() => {

@@ -32,6 +32,7 @@ mod run;
 mod service;
 pub mod session;
 mod status;
+pub mod systemd;
 mod ticker;
 
 pub use cli::cli_main;
@@ -39,4 +40,5 @@ pub use config::{Config, ConfigError, Declared, DeclaredKind, Keeper, Limits};
 pub use keeper::keeper_main;
 pub use listen::{ListenError, Listeners};
 pub use root::RootError;
-pub use run::{RunError, Shutdown, run, run_until};
+pub use run::{RunError, Shutdown, run, run_under, run_until};
+pub use systemd::{ServiceEnvironment, ServiceManager};

@@ -19,6 +19,7 @@ use goumem_shm::os::paths::{self, PathError};
 
 use crate::config::Config;
 use crate::http::HttpPlace;
+use crate::systemd::{ActivatedSockets, ActivationError};
 
 mod accept;
 mod peer;
@@ -56,6 +57,23 @@ pub enum ListenError {
         /// The file.
         path: PathBuf,
     },
+    /// A socket that the service manager handed over is not what it should be.
+    #[error("socket {name:?} of the service manager cannot be used")]
+    Activation {
+        /// What it is for.
+        name: &'static str,
+        /// What is wrong.
+        source: ActivationError,
+    },
+    /// The service manager handed over a socket that is for nothing.
+    #[error(
+        "service manager handed over a socket {name:?}, which is for nothing: name it grpc, fd \
+         or http, or bind it where the configuration says"
+    )]
+    Unknown {
+        /// The manager's name for it.
+        name: String,
+    },
     /// The OS refused.
     #[error("could not {doing} {place}")]
     Os {
@@ -79,7 +97,7 @@ impl ListenError {
     }
 }
 
-/// The bound sockets of one daemon. Dropping it removes them.
+/// The bound sockets of one daemon. Dropping it removes them, but for those of a service manager.
 #[derive(Debug)]
 pub struct Listeners {
     pub(crate) grpc: UnixListener,
@@ -115,11 +133,29 @@ impl Listeners {
     ///
     /// Any [`ListenError`].
     pub fn bind(config: &Config) -> Result<Self, ListenError> {
+        Self::bind_or_take(config, ActivatedSockets::default())
+    }
+
+    /// The same, with sockets that a service manager has bound in place of those of the same name
+    /// or path. Those are the manager's, and stay when the daemon ends.
+    ///
+    /// # Errors
+    ///
+    /// Any [`ListenError`].
+    pub fn bind_or_take(
+        config: &Config,
+        mut activated: ActivatedSockets,
+    ) -> Result<Self, ListenError> {
         let fd_socket = paths::fd_socket_path(&config.socket)?;
         let lock = Self::lock(config)?;
-        let (grpc, grpc_file) = bind_unix(&config.socket, config.socket_mode)?;
-        let (fd, fd_file) = bind_unix(&fd_socket, config.socket_mode)?;
-        let (http, http_file) = bind_http(config)?;
+        let mode = config.socket_mode;
+        let (grpc, grpc_file) = unix_socket("grpc", &config.socket, mode, &mut activated)?;
+        let (fd, fd_file) = unix_socket("fd", &fd_socket, mode, &mut activated)?;
+        let (http, http_file) = bind_http(config, &mut activated)?;
+        if let Some(name) = activated.left().next() {
+            let name = name.to_owned();
+            return Err(ListenError::Unknown { name });
+        }
         Ok(Self {
             grpc,
             fd,
@@ -174,17 +210,38 @@ impl Listeners {
 #[derive(Debug)]
 struct SocketFile {
     path: PathBuf,
-    inode: (u64, u64),
+    /// None if it is the service manager's.
+    inode: Option<(u64, u64)>,
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
         let same = fs::symlink_metadata(&self.path)
-            .is_ok_and(|found| (found.dev(), found.ino()) == self.inode);
+            .is_ok_and(|found| Some((found.dev(), found.ino())) == self.inode);
         if same {
             // What is left is stale, and the next daemon removes it.
             let _ = fs::remove_file(&self.path);
         }
+    }
+}
+
+/// Takes the socket from the service manager if it has it, else binds it.
+fn unix_socket(
+    name: &'static str,
+    path: &Path,
+    mode: u32,
+    activated: &mut ActivatedSockets,
+) -> Result<(UnixListener, SocketFile), ListenError> {
+    let taken = activated.take(name, path);
+    match taken.map_err(|source| ListenError::Activation { name, source })? {
+        Some(listener) => Ok((
+            listener,
+            SocketFile {
+                path: path.to_owned(),
+                inode: None,
+            },
+        )),
+        None => bind_unix(path, mode),
     }
 }
 
@@ -195,7 +252,7 @@ fn bind_unix(path: &Path, mode: u32) -> Result<(UnixListener, SocketFile), Liste
     let found = fs::symlink_metadata(path).map_err(os("look at"))?;
     let file = SocketFile {
         path: path.to_owned(),
-        inode: (found.dev(), found.ino()),
+        inode: Some((found.dev(), found.ino())),
     };
     // Whatever the umask has made of it. Who connects before this line still is whom the kernel
     // says, and gets no more than that user may.
@@ -250,12 +307,15 @@ fn remove_stale(path: &Path) -> Result<(), ListenError> {
     }
 }
 
-fn bind_http(config: &Config) -> Result<(Option<HttpSocket>, Option<SocketFile>), ListenError> {
+fn bind_http(
+    config: &Config,
+    activated: &mut ActivatedSockets,
+) -> Result<(Option<HttpSocket>, Option<SocketFile>), ListenError> {
     match config.http {
         HttpPlace::None => Ok((None, None)),
         HttpPlace::Unix => {
             let path = paths::http_socket_path(&config.socket)?;
-            let (listener, file) = bind_unix(&path, config.socket_mode)?;
+            let (listener, file) = unix_socket("http", &path, config.socket_mode, activated)?;
             Ok((Some(HttpSocket::Unix(listener)), Some(file)))
         }
         HttpPlace::Loopback(address) => {

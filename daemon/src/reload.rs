@@ -13,16 +13,19 @@ use crate::config::{Config, ConfigError, Reload, Reloaded, Reloader};
 use crate::core::Core;
 use crate::logging::LogHandle;
 use crate::status::chain;
+use crate::systemd::Status;
 
 /// Reads the configuration at each signal, sets the log's level, and sends the rest to those who
-/// follow it.
+/// follow it. The service manager is told of both ends.
 pub(crate) async fn at_each(
     mut hangup: Signal,
     mut reloader: Box<Reloader>,
     log: LogHandle,
     configs: watch::Sender<Arc<Config>>,
+    status: Status,
 ) {
     while hangup.recv().await.is_some() {
+        let _reloading = status.reloading();
         let reading = tokio::task::spawn_blocking(move || {
             let read = reloader.reload();
             (reloader, read)

@@ -29,6 +29,7 @@ use crate::listen::{self, Listeners, PeerStream};
 use crate::reaper::Reaper;
 use crate::root::RootError;
 use crate::service::{self, Edge, Routes, SERVICES};
+use crate::systemd::{self, ServiceManager, Status};
 use crate::{fd_server, reload, ticker};
 
 #[cfg(test)]
@@ -105,6 +106,20 @@ pub async fn run_until(
     listeners: Listeners,
     shutdown: Shutdown,
 ) -> Result<(), RunError> {
+    run_under(configs, listeners, shutdown, ServiceManager::default()).await
+}
+
+/// As [`run_until`], started by a service manager.
+///
+/// # Errors
+///
+/// As [`run`].
+pub async fn run_under(
+    configs: watch::Receiver<Arc<Config>>,
+    listeners: Listeners,
+    shutdown: Shutdown,
+    mut manager: ServiceManager,
+) -> Result<(), RunError> {
     let config = Arc::clone(&configs.borrow());
     let (socket, fd_socket) = (
         listeners.socket().to_owned(),
@@ -128,11 +143,14 @@ pub async fn run_until(
     // Ends everything that is still at work, also when this future is dropped.
     let ended = CancellationToken::new();
     let _guard = ended.clone().drop_guard();
+    let status = manager.status();
     // Before all that may take long, so that it can be told how long.
     let http = Http::start(http, &ended).map_err(RunError::os("use the HTTP socket"))?;
-    let kept = open_store(&config).await?;
+    let kept = open_store(&config, &mut manager).await?;
     let store = Arc::clone(&kept.store);
-    let background = Background::start(&config, &fd_socket, kept, &ended).await?;
+    let background = status
+        .starting(Background::start(&config, &fd_socket, kept, &ended))
+        .await?;
     background.tasks.spawn(reload::follow(
         configs,
         Arc::clone(&background.core),
@@ -144,6 +162,11 @@ pub async fn run_until(
         ended.clone(),
         background.tasks.clone(),
     ));
+    if let Some(patience) = manager.watchdog() {
+        let core = Arc::clone(&background.core);
+        let watching = systemd::watch(status.clone(), patience, core, ended.clone());
+        background.tasks.spawn(watching);
+    }
     let incoming = listen::incoming(grpc, tcp, config.max_connections, &ended);
     info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -161,6 +184,7 @@ pub async fn run_until(
         shutdown.begin,
         &ended,
         &http,
+        &status,
     )
     .await;
     ended.cancel();
@@ -181,6 +205,7 @@ async fn serve(
     shutdown: CancellationToken,
     ended: &CancellationToken,
     http: &Http,
+    status: &Status,
 ) -> Result<(), tonic::transport::Error> {
     let health = HealthReporter::new();
     set_health(&health, ServingStatus::Serving).await;
@@ -194,12 +219,19 @@ async fn serve(
         incoming,
         edge.draining.cancelled(),
     ));
+    // Polled first, so that calls are answered when the manager is told so.
+    tokio::select! {
+        biased;
+        served = &mut serving => return served,
+        () = async { status.ready("serving") } => {}
+    }
     tokio::select! {
         served = &mut serving => return served,
         () = shutdown.cancelled() => {}
     }
     let deadline_ms = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
     info!(deadline_ms, "draining");
+    status.stopping(deadline);
     set_health(&health, ServingStatus::NotServing).await;
     http.tell(Stage::Draining);
     edge.draining.cancel();
@@ -293,19 +325,31 @@ impl Background {
 }
 
 /// Finds or makes the place where fds outlive this daemon.
-async fn open_store(config: &Config) -> Result<Kept, RunError> {
-    let (program, args) = match &config.keeper {
-        Keeper::None => return Ok(Kept::nothing()),
-        Keeper::Systemd(store) => {
-            let opened = store.clone().open();
-            let (store, fds) =
-                opened.map_err(RunError::os("take over from the service manager"))?;
+async fn open_store(config: &Config, manager: &mut ServiceManager) -> Result<Kept, RunError> {
+    let (notifier, fds) = manager.take_store();
+    let (program, args) = match (&config.keeper, notifier) {
+        (Keeper::Systemd(store), Some(notifier)) => {
             return Ok(Kept {
-                store: Arc::new(store),
+                store: Arc::new(store.open(notifier, &fds)),
                 fds,
             });
         }
-        Keeper::Process { program, args } => (program, args),
+        (Keeper::Systemd(_), None) => {
+            let why = io::Error::new(io::ErrorKind::NotConnected, "NOTIFY_SOCKET is not set");
+            return Err(RunError::os("use the service manager's fd store")(why));
+        }
+        (Keeper::None | Keeper::Process { .. }, _) if !fds.is_empty() => {
+            let why = format!(
+                "service manager holds {} fds of an earlier daemon",
+                fds.len()
+            );
+            let why = io::Error::new(io::ErrorKind::InvalidInput, why);
+            return Err(RunError::os(
+                "start without the fd store; stop the service to give up what is in it, and start it again",
+            )(why));
+        }
+        (Keeper::None, _) => return Ok(Kept::nothing()),
+        (Keeper::Process { program, args }, _) => (program, args),
     };
     let launch = Launch {
         program: program.clone(),

@@ -19,6 +19,7 @@ mod proxy;
 mod puppet;
 mod random;
 pub mod rpc;
+mod service;
 mod skip;
 #[expect(unsafe_code, reason = "fork, mounts and users; the only file with any")]
 pub mod sys;
@@ -30,5 +31,6 @@ pub use proxy::Proxy;
 pub use puppet::{Puppet, Puppets, Setup};
 pub use random::Random;
 pub use rpc::Rpc;
+pub use service::ServiceManager;
 pub use skip::{alone, is_root, skip};
 pub use wait::{PATIENCE, SOON, eventually, within};

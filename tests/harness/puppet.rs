@@ -3,13 +3,16 @@
 
 use std::fs::{OpenOptions, Permissions};
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
+use goumem_shm::os::fd_pass;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
@@ -39,6 +42,8 @@ pub struct Setup {
     pub disk: Option<(PathBuf, u64)>,
     /// Where its standard error goes, instead of to the test's.
     pub log: Option<PathBuf>,
+    /// Runs in pid, mount, IPC, host-name and network namespaces of its own, as a container does.
+    pub container: bool,
 }
 
 impl Setup {
@@ -113,6 +118,51 @@ impl Puppets {
         self.start("daemon", setup, args)
     }
 
+    /// Starts goumemd with that command line and environment.
+    ///
+    /// # Errors
+    /// What the machine does not let it do.
+    pub fn daemon_in(
+        self,
+        setup: &Setup,
+        args: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Result<Puppet, String> {
+        let mut command = self.command("daemon", setup, args);
+        Puppet::start(command.envs(environment.iter().copied()))
+    }
+
+    /// The same, with fds that it finds at the numbers from 3 on, as a service manager leaves
+    /// them.
+    ///
+    /// # Errors
+    /// What the machine does not let it do.
+    ///
+    /// # Panics
+    /// When the fds cannot be handed over.
+    pub fn service(
+        self,
+        setup: &Setup,
+        args: &[&str],
+        environment: &[(&str, &str)],
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<Puppet, String> {
+        let directory = tempfile::Builder::new().prefix("gm").tempdir().unwrap();
+        let path = directory.path().join("fds");
+        let listener = UnixListener::bind(&path).unwrap();
+        let args = [&[path.to_str().unwrap()], args].concat();
+        let mut command = self.command("service", setup, &args);
+        command.envs(environment.iter().copied());
+        // Not inherited: other tests start processes at the same time, which would get them too.
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let (socket, _) = listener.accept().unwrap();
+                fd_pass::send(&socket, b"fds", fds).unwrap();
+            });
+            Puppet::start(&mut command)
+        })
+    }
+
     /// Starts a client that allocates, hands over and frees at random.
     pub fn churn(self, args: &[&str]) -> Puppet {
         self.start("churn", &Setup::default(), args).unwrap()
@@ -123,7 +173,15 @@ impl Puppets {
     }
 
     fn command(self, role: &str, setup: &Setup, args: &[&str]) -> Command {
-        let mut command = Command::new(self.binary);
+        let mut command = if setup.container {
+            let mut command = Command::new("unshare");
+            // It dies with the process that stands for it here.
+            let own = "--pid --mount --ipc --uts --net --fork --kill-child --mount-proc";
+            command.args(own.split(' ')).arg(self.binary);
+            command
+        } else {
+            Command::new(self.binary)
+        };
         command
             .arg(role)
             .args(setup.args())
@@ -131,7 +189,8 @@ impl Puppets {
             .args(args)
             .env_remove("GOUMEM_SOCKET")
             .env_remove("XDG_RUNTIME_DIR")
-            .env_remove("XDG_STATE_HOME");
+            .env_remove("XDG_STATE_HOME")
+            .env_remove("NOTIFY_SOCKET");
         if let Some(log) = &setup.log {
             command.stderr(
                 OpenOptions::new()

@@ -137,6 +137,28 @@ pub fn make_writable(start: usize, length: usize) -> io::Result<()> {
     check(unsafe { libc::mprotect(start, length, libc::PROT_READ | libc::PROT_WRITE) })
 }
 
+/// Duplicates fds to the numbers from 3 on, open on exec, in place of whatever this process was
+/// started with there. To be called when nothing is open that is needed but them and the standard
+/// streams.
+///
+/// # Errors
+/// `EMFILE` and the like.
+pub fn place_from_3(fds: Vec<OwnedFd>) -> io::Result<()> {
+    let first_free = 3 + i32::try_from(fds.len()).map_err(io::Error::other)?;
+    // Out of the way of each other.
+    let above = |fd: &OwnedFd| rustix::io::fcntl_dupfd_cloexec(fd, first_free);
+    let above = fds.iter().map(above).collect::<Result<Vec<OwnedFd>, _>>()?;
+    drop(fds);
+    for (fd, place) in above.iter().zip(3..) {
+        // SAFETY: takes numbers. What is closed at `place` is something inherited, which nobody
+        // here knows of: the caller needs nothing else, and `above` lies beyond.
+        if unsafe { libc::dup2(fd.as_raw_fd(), place) } != place {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
 /// Runs `work` in a forked child, and returns what it returned (0 to 255).
 ///
 /// # Errors

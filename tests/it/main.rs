@@ -23,6 +23,7 @@ mod once;
 mod restart;
 mod security;
 mod shutdown;
+mod systemd;
 mod time;
 
 use harness::Puppets;

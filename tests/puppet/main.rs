@@ -1,6 +1,7 @@
 //! The processes that the tests start, stop and kill: `puppet ROLE [SETUP] -- ARGS`.
 //!
 //! * `daemon`: goumemd, from its command line on; its keeper is a puppet too.
+//! * `service`: goumemd too, started as a service manager does it, with fds that it is given.
 //! * `client`: does what the lines on its standard input say, and answers each with a line.
 //! * `churn`: allocates, hands over and frees at random.
 //! * `fds`: prints what it has open, for a puppet that starts another program.
@@ -16,6 +17,7 @@
 mod churn;
 mod client;
 mod intruder;
+mod service;
 
 use std::ffi::OsString;
 use std::io::{self, Read as _};
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
     let args: Vec<String> = args.collect();
     match role.as_str() {
         "daemon" => daemon(args),
+        "service" => service::run(&args),
         "client" => client::run(),
         "churn" => churn::run(&args),
         "fds" => print_fds(),

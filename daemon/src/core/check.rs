@@ -1,4 +1,5 @@
-//! Whether everything holds together, for tests and the fuzzer.
+//! Whether everything holds together, for tests and the fuzzer; and whether the core still answers,
+//! for the watchdog.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,6 +7,25 @@ use super::Core;
 use super::registry::AnyPool;
 
 impl Core {
+    /// Takes every lock of the core and lets go of it again: comes back only from a core that can
+    /// still answer. Takes so long as the longest step of a call under way.
+    pub(crate) fn pass_all_locks(&self) {
+        for pool in self.registry().all() {
+            let _ = pool.is_destroying();
+        }
+        for session in self.sessions.all() {
+            let _ = session.is_connected();
+        }
+        let _ = self.next_deadline();
+        let _ = (self.shared.budget.report(), self.shared.quotas.by_user());
+    }
+
+    /// Stands in the way of everything until it is dropped, for a test.
+    #[cfg(test)]
+    pub(crate) fn hold_up(&self) -> impl Drop {
+        self.registry()
+    }
+
     /// Asserts that every pool holds together, that budget and quotas are exactly what the pools
     /// have taken, and that no two sessions are taken for one.
     ///

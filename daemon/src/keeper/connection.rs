@@ -19,6 +19,7 @@ use goumem_shm::os::process::own_uid;
 use goumem_shm::os::reaper::DeathWatch;
 
 use super::Launch;
+use crate::systemd::VARIABLES;
 
 /// A keeper answers within microseconds; one that is stopped does not answer.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -70,7 +71,12 @@ impl Connection {
     /// What the OS says of its start, or that it has ended at once.
     pub(super) fn start(launch: &Launch) -> io::Result<Self> {
         let (ours, theirs) = UnixStream::pair()?;
-        let child = Command::new(&launch.program)
+        let mut command = Command::new(&launch.program);
+        // They are between the service manager and this process.
+        for variable in VARIABLES {
+            command.env_remove(variable);
+        }
+        let child = command
             // For people who look at ps.
             .arg0("goumemd-keeper")
             .args(&launch.args)
