@@ -175,7 +175,8 @@ pub enum Error {
     /// The session has ended, or the token is another process's.
     #[error("session has ended")]
     SessionExpired,
-    /// The peer lives in another pid namespace, so its death could not be seen.
+    /// The peer lives in another pid namespace, and the kernel (before 6.9) could not tell its death
+    /// from others'.
     #[error("peer is in another pid namespace and may not map memory")]
     ForeignPidNamespace,
     /// Only a process on the daemon's machine can map memory.

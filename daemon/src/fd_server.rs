@@ -11,7 +11,7 @@ use goumem_alloc::PoolId;
 use goumem_proto::model::{Access, SessionToken};
 use goumem_proto::reason::{ErrorDetail, Reason};
 use goumem_shm::os::frame::{FrameError, MapReply, MapRequest, MapStatus, REQUEST_BYTES};
-use goumem_shm::os::peer::{PeerIdentity, peer_identity};
+use goumem_shm::os::peer::{PeerError, PeerIdentity, PidFd, peer_identity, peer_pidfd};
 use goumem_shm::os::{self, fd_pass};
 use tokio::io::Interest;
 use tokio::net::{UnixListener, UnixStream};
@@ -23,6 +23,7 @@ use tracing::{debug, error};
 use crate::core::Core;
 use crate::error::Error;
 use crate::listen::{Acceptor, Holder, Shares};
+use crate::session::Session;
 use crate::status::chain;
 
 /// Connections at a time. A client needs one, for as long as it takes to open a pool.
@@ -41,16 +42,19 @@ pub(crate) async fn serve(
     let shares = Shares::new("fd", MAX_CONNECTIONS);
     let mut acceptor = Acceptor::new(listener, "fd", limit);
     while let Some((socket, permit)) = stop.run_until_cancelled(acceptor.accept()).await {
-        let Ok(peer) = peer_identity(&socket) else {
+        let Ok(identity) = peer_identity(&socket) else {
             continue; // gone already
         };
-        let Some(share) = shares.take(Holder::of(peer)) else {
+        let Some(share) = shares.take(Holder::of(identity)) else {
+            continue;
+        };
+        let Ok(peer) = Peer::of(&socket, identity) else {
             continue;
         };
         let (core, stop) = (Arc::clone(&core), stop.clone());
         tasks.spawn(async move {
             if let Some(Err(error)) = stop
-                .run_until_cancelled(converse(&socket, peer, &core))
+                .run_until_cancelled(converse(&socket, &peer, &core))
                 .await
             {
                 debug!(%error, "fd connection ended");
@@ -60,8 +64,39 @@ pub(crate) async fn serve(
     }
 }
 
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone)]
+struct Peer {
+    identity: PeerIdentity,
+    /// Only where the pid does not tell: in another pid namespace.
+    pidfd: Option<Arc<PidFd>>,
+}
+
+impl Peer {
+    fn of(socket: &UnixStream, identity: PeerIdentity) -> Result<Self, PeerError> {
+        let pidfd = (identity.pid == 0)
+            .then(|| peer_pidfd(socket))
+            .transpose()?;
+        Ok(Self {
+            identity,
+            pidfd: pidfd.map(Arc::new),
+        })
+    }
+
+    /// Returns whether a session is of that process. The process lives while the session does, so
+    /// its pid is its own.
+    fn has(&self, session: &Session) -> bool {
+        let same_process = match (&self.pidfd, &session.pidfd) {
+            (None, _) => session.pid == self.identity.pid,
+            (Some(ours), Some(theirs)) => ours.inode().is_some() && ours.inode() == theirs.inode(),
+            (Some(_), None) => false,
+        };
+        session.uid == self.identity.uid && same_process
+    }
+}
+
 /// Answers one client until it closes the connection, breaks the protocol or falls silent.
-async fn converse(socket: &UnixStream, peer: PeerIdentity, core: &Arc<Core>) -> io::Result<()> {
+async fn converse(socket: &UnixStream, peer: &Peer, core: &Arc<Core>) -> io::Result<()> {
     while let Some(frame) = in_time(read_frame(socket)).await? {
         let request = MapRequest::decode(&frame);
         let (reply, fds) = match &request {
@@ -111,14 +146,10 @@ async fn send(socket: &UnixStream, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::
     }
 }
 
-async fn answer(
-    request: MapRequest,
-    peer: PeerIdentity,
-    core: &Arc<Core>,
-) -> (MapReply, Vec<OwnedFd>) {
-    let core = Arc::clone(core);
+async fn answer(request: MapRequest, peer: &Peer, core: &Arc<Core>) -> (MapReply, Vec<OwnedFd>) {
+    let (core, peer) = (Arc::clone(core), peer.clone());
     // Opens files, and waits for the pool's lock.
-    let answered = tokio::task::spawn_blocking(move || map(&request, peer, &core)).await;
+    let answered = tokio::task::spawn_blocking(move || map(&request, &peer, &core)).await;
     let status = match answered {
         Ok(Ok((control, data))) => {
             let reply = MapReply {
@@ -134,13 +165,12 @@ async fn answer(
     (refusal(status, request.access), Vec::new())
 }
 
-fn map(request: &MapRequest, peer: PeerIdentity, core: &Core) -> Result<(OwnedFd, OwnedFd), Error> {
-    // The socket that the token came on tells who has it. The process lives while the session
-    // does, so its pid is its own.
+fn map(request: &MapRequest, peer: &Peer, core: &Core) -> Result<(OwnedFd, OwnedFd), Error> {
+    // The socket that the token came on tells who has it.
     let session = core
         .sessions()
         .by_token(&SessionToken::new(request.token))
-        .filter(|session| (session.uid, session.pid) == (peer.uid, peer.pid))
+        .filter(|session| peer.has(session))
         .ok_or(Error::SessionExpired)?;
     let pool_id = PoolId::new(request.pool_id).ok_or_else(|| Error::PoolNotFound {
         pool: request.pool_id.to_string(),

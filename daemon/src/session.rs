@@ -43,11 +43,11 @@ pub struct Caller {
     pub uid: u32,
     /// Effective group.
     pub gid: u32,
-    /// Process, as the daemon sees it; 0 when it lives in another pid namespace.
+    /// Process, as the daemon sees it; 0 when it lives in a pid namespace that cannot be seen.
     pub pid: u32,
     /// Whether it called over a Unix socket.
     pub local: bool,
-    /// Tells its death; none for remote callers and foreign pid namespaces.
+    /// Tells its death; none for remote callers, and for pid 0 before Linux 6.9.
     pub pidfd: Option<Arc<PidFd>>,
     /// Its session, if the call carried a token.
     pub session: Option<Arc<Session>>,
@@ -147,7 +147,8 @@ impl Session {
     pub fn is_of(&self, caller: &Caller) -> bool {
         let same_process = match (&self.pidfd, &caller.pidfd) {
             (Some(ours), Some(theirs)) => Arc::ptr_eq(ours, theirs) || same_process(ours, theirs),
-            // Remote, or of another pid namespace, where nothing better than the token is to be had.
+            // Remote, or of another pid namespace on an old kernel: nothing better than the token is
+            // to be had.
             (None, None) => true,
             _ => false,
         };
@@ -310,7 +311,7 @@ impl Session {
 }
 
 /// Returns whether two pidfds are of one process. Where the kernel gives them no inodes of their
-/// own, the pid decides: it is not used again while the first process lives.
+/// own, the pid decides, which is not 0 then: it is not used again while the first process lives.
 fn same_process(one: &PidFd, other: &PidFd) -> bool {
     match (one.inode(), other.inode()) {
         (Some(one), Some(other)) => one == other,

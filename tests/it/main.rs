@@ -9,6 +9,7 @@ mod backings;
 mod campaign;
 mod complaints;
 mod config;
+mod containers;
 mod corpus;
 mod crowd;
 mod death;

@@ -190,7 +190,7 @@ impl Core {
     /// Finds the process of a session: by its stored pidfd, else by pid and start time, which are
     /// of one process only.
     fn process_of(&self, record: &SessionRecord, stored: Option<OwnedFd>) -> Process {
-        if record.pid == 0 || !record.may_map {
+        if !record.may_map {
             return Process::Unknown;
         }
         let same = |pidfd: &PidFd| match (record.pidfd_inode, pidfd.inode()) {
@@ -201,6 +201,13 @@ impl Core {
             && same(&pidfd)
         {
             return Process::Held(Arc::new(pidfd));
+        }
+        if record.pid == 0 {
+            tracing::warn!(
+                session = %record.number,
+                "a session's process in another pid namespace is not to be found: it counts as alive"
+            );
+            return Process::Unknown;
         }
         // A missing pidfd is not death.
         match (PidFd::open(record.pid), start_time_of(record.pid)) {

@@ -37,7 +37,7 @@ pub struct LocalPeer {
     pub gid: u32,
     /// Its process; 0 if it is in another pid namespace.
     pub pid: u32,
-    /// Tells its death; none if it is in another pid namespace.
+    /// Tells its death; none if it is in another pid namespace and the kernel is before 6.9.
     pub pidfd: Option<Arc<PidFd>>,
 }
 

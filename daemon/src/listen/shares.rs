@@ -13,7 +13,8 @@ use tracing::warn;
 pub(crate) enum Holder {
     /// A process of this machine.
     Process(u32),
-    /// A user of this machine who is neither root nor the daemon's.
+    /// A user of this machine who is neither root nor the daemon's, or whose process is in another
+    /// pid namespace.
     User(u32),
     /// Everybody who comes by TCP.
     Remote,
@@ -21,10 +22,10 @@ pub(crate) enum Holder {
 
 impl Holder {
     /// Returns what a local peer's connection counts for. A process of another pid namespace has
-    /// no number here.
+    /// no number here, so there the user alone decides, whoever that is.
     pub(crate) fn of(peer: PeerIdentity) -> Vec<Self> {
         let process = (peer.pid != 0).then_some(Self::Process(peer.pid));
-        let user = ![0, own_uid()].contains(&peer.uid);
+        let user = process.is_none() || ![0, own_uid()].contains(&peer.uid);
         process
             .into_iter()
             .chain(user.then_some(Self::User(peer.uid)))

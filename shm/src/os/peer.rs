@@ -33,7 +33,8 @@ pub struct PeerIdentity {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PeerError {
-    /// The peer's pid means nothing here, so its death could not be told from others'.
+    /// The peer's pid means nothing here, and the kernel is too old to tell its death from others'
+    /// without.
     #[error("peer is in another pid namespace")]
     ForeignPidNamespace,
     /// The peer died, or its pid is another process already.
@@ -87,7 +88,10 @@ pub fn peer_identity(socket: &impl AsFd) -> io::Result<PeerIdentity> {
     })
 }
 
-/// Returns a pidfd of the process at the other end of a connected Unix socket.
+/// Returns a pidfd of the process at the other end of a connected Unix socket. Its pid is 0 for a
+/// process of a pid namespace that cannot be seen from this one, a sibling container's: such a
+/// process is told from others by the pidfd's inode alone, and is refused where the kernel keeps
+/// none (before 6.9).
 ///
 /// # Errors
 ///
@@ -97,12 +101,16 @@ pub fn peer_pidfd(socket: &impl AsFd) -> Result<PidFd, PeerError> {
     let pid = peer_identity(socket)
         .map_err(os_error("read the credentials"))?
         .pid;
-    if pid == 0 {
-        return Err(PeerError::ForeignPidNamespace);
-    }
     match peer_pidfd_of_socket(socket.as_fd()) {
-        Ok(fd) => Ok(PidFd { fd, pid }),
+        Ok(fd) => {
+            let pidfd = PidFd { fd, pid };
+            if pid == 0 && pidfd.inode().is_none() {
+                return Err(PeerError::ForeignPidNamespace);
+            }
+            Ok(pidfd)
+        }
         Err(error) => match error.raw_os_error() {
+            Some(libc::ENOPROTOOPT) if pid == 0 => Err(PeerError::ForeignPidNamespace),
             // Before Linux 6.5.
             Some(libc::ENOPROTOOPT) => pidfd_by_pid(pid),
             // Reaped already: which of them depends on the kernel.
@@ -182,7 +190,7 @@ impl PidFd {
         Self { fd, pid }
     }
 
-    /// Returns the pid, for display.
+    /// Returns the pid, for display; 0 if it has none in this pid namespace.
     pub fn pid(&self) -> u32 {
         self.pid
     }
