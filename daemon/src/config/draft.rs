@@ -137,12 +137,17 @@ impl Draft {
         } else {
             USER_SOCKET_MODE
         });
-        let state_home = (around.variable)("XDG_STATE_HOME").map(PathBuf::from);
+        // A relative path is ignored, as the XDG specification wants it.
+        let place = |variable| {
+            let path = (around.variable)(variable).map(PathBuf::from);
+            path.filter(|path| path.is_absolute())
+        };
         config.limits.data_dir = self.data_dir.unwrap_or_else(|| {
-            // A relative path is ignored, as the XDG specification wants it.
-            let state_home = state_home.filter(|path| path.is_absolute());
             let directory = config.socket.parent().unwrap_or_else(|| Path::new(""));
-            state_home.map_or_else(|| directory.join("data"), |path| path.join("goumem"))
+            // The service manager's is the service's own already (`StateDirectory=goumem`).
+            place("STATE_DIRECTORY")
+                .or_else(|| Some(place("XDG_STATE_HOME")?.join("goumem")))
+                .unwrap_or_else(|| directory.join("data"))
         });
         let process = || Keeper::this_program().map_err(ConfigError::Program);
         config.keeper = match self.keeper {

@@ -168,7 +168,10 @@ pub(crate) static KEYS: &[Key<Draft>] = &[
     Key {
         name: "storage.data_dir",
         kind: Path(|draft, path| draft.data_dir = Some(path)),
-        default: Means("goumem in $XDG_STATE_HOME, else data beside the socket"),
+        default: Means(
+            "$STATE_DIRECTORY, which systemd sets, else goumem in $XDG_STATE_HOME, else data beside \
+             the socket",
+        ),
         reload: Restart,
         variable: Some("GOUMEM_DATA_DIR"),
         flag: Some("data-dir"),

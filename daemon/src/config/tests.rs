@@ -16,6 +16,7 @@ const NO_ENVIRONMENT: Environment = Environment {
     goumem_socket: None,
     xdg_runtime_dir: None,
     system_directory_serves: false,
+    user_directory_serves: true,
     uid: 7,
 };
 
@@ -371,6 +372,13 @@ fn data_directory_is_below_an_absolute_state_home() {
         Path::new("/home/a/.local/state/goumem")
     );
     assert_eq!(data_dir("state"), Path::new("/s/data"));
+    let service = Told::by_flags(&["--listen", "/s/x.sock"])
+        .variable("XDG_STATE_HOME", "/home/a")
+        .variable("STATE_DIRECTORY", "/var/lib/goumem");
+    assert_eq!(
+        service.config().limits.data_dir,
+        Path::new("/var/lib/goumem")
+    );
 }
 
 #[test]

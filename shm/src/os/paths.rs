@@ -1,8 +1,9 @@
 //! Where the sockets are. Daemon and client find each other because both ask here.
 //!
-//! In this order: what the caller says; `GOUMEM_SOCKET`; `$XDG_RUNTIME_DIR/goumem/goumemd.sock`;
-//! `/run/goumem/goumemd.sock`, where a system daemon can make it or has made it;
-//! `/tmp/goumem-UID/goumemd.sock`, in a directory that is the user's alone.
+//! In this order: what the caller says; `GOUMEM_SOCKET`; `$XDG_RUNTIME_DIR/goumem/goumemd.sock`,
+//! for a client only if it is there or the next is not; `/run/goumem/goumemd.sock`, where a system
+//! daemon can make it or has made it; `/tmp/goumem-UID/goumemd.sock`, in a directory that is the
+//! user's alone.
 
 use std::env;
 use std::ffi::OsString;
@@ -71,6 +72,9 @@ pub struct Environment {
     pub xdg_runtime_dir: Option<PathBuf>,
     /// Whether `/run/goumem` is a writable directory (daemon) or has the socket (client).
     pub system_directory_serves: bool,
+    /// Whether the user's own instance comes before the system's: always for a daemon, for a client
+    /// if `XDG_RUNTIME_DIR` has the socket of one.
+    pub user_directory_serves: bool,
     /// Effective user.
     pub uid: u32,
 }
@@ -88,11 +92,19 @@ impl Environment {
             Side::Daemon => system.is_dir() && rustix::fs::access(system, Access::WRITE_OK).is_ok(),
             Side::Client => system.join(SOCKET_NAME).exists(),
         };
+        // The XDG specification says to ignore a relative one.
+        let xdg_runtime_dir = variable("XDG_RUNTIME_DIR").filter(|path| path.is_absolute());
+        let user_directory_serves = match side {
+            Side::Daemon => true,
+            Side::Client => xdg_runtime_dir
+                .as_ref()
+                .is_some_and(|directory| in_user_directory(directory).exists()),
+        };
         Self {
             goumem_socket: variable("GOUMEM_SOCKET"),
-            // The XDG specification says to ignore a relative one.
-            xdg_runtime_dir: variable("XDG_RUNTIME_DIR").filter(|path| path.is_absolute()),
+            xdg_runtime_dir,
             system_directory_serves,
+            user_directory_serves,
             uid: rustix::process::geteuid().as_raw(),
         }
     }
@@ -111,8 +123,11 @@ pub fn socket_path(
         path.to_owned()
     } else if let Some(path) = &environment.goumem_socket {
         path.clone()
-    } else if let Some(directory) = &environment.xdg_runtime_dir {
-        directory.join("goumem").join(SOCKET_NAME)
+    } else if let Some(directory) = &environment.xdg_runtime_dir
+        // Whoever has logged in has the variable; most of them use the system's instance.
+        && (environment.user_directory_serves || !environment.system_directory_serves)
+    {
+        in_user_directory(directory)
     } else if environment.system_directory_serves {
         Path::new(SYSTEM_DIRECTORY).join(SOCKET_NAME)
     } else {
@@ -120,6 +135,10 @@ pub fn socket_path(
     };
     fd_socket_path(&path)?;
     check_length(path)
+}
+
+fn in_user_directory(runtime_directory: &Path) -> PathBuf {
+    runtime_directory.join("goumem").join(SOCKET_NAME)
 }
 
 /// Returns the path of the fd socket that belongs to a gRPC socket: `x.sock` → `x.fd.sock`.

@@ -9,6 +9,7 @@ fn bare() -> Environment {
         goumem_socket: None,
         xdg_runtime_dir: None,
         system_directory_serves: false,
+        user_directory_serves: false,
         uid: 1000,
     }
 }
@@ -24,6 +25,15 @@ fn earlier_rule_wins() {
     environment.system_directory_serves = true;
     assert_eq!(path(None, &environment), "/run/goumem/goumemd.sock");
     environment.xdg_runtime_dir = Some("/run/user/1000".into());
+    // A client of somebody who has logged in, and runs no daemon.
+    assert_eq!(path(None, &environment), "/run/goumem/goumemd.sock");
+    environment.user_directory_serves = true;
+    assert_eq!(
+        path(None, &environment),
+        "/run/user/1000/goumem/goumemd.sock"
+    );
+    environment.system_directory_serves = false;
+    environment.user_directory_serves = false;
     assert_eq!(
         path(None, &environment),
         "/run/user/1000/goumem/goumemd.sock"
