@@ -88,6 +88,9 @@ pub(crate) enum Command {
         #[arg(long)]
         quick: bool,
     },
+    /// Write manual pages and completions of both programs below a directory.
+    #[command(hide = true)]
+    Manual { directory: PathBuf },
     /// Is the demo's daemon.
     #[command(hide = true)]
     Daemon,

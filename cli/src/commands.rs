@@ -41,6 +41,7 @@ pub(crate) fn run(
         Command::Withdraw { pool, name, free } => named::withdraw(&client, pool, name, *free),
         Command::Completions { .. }
         | Command::Top(_)
+        | Command::Manual { .. }
         | Command::Demo { .. }
         | Command::Daemon
         | Command::Worker(_) => Ok(Output::Nothing),

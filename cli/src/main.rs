@@ -7,6 +7,7 @@ mod args;
 mod commands;
 mod demo;
 mod error;
+mod manual;
 mod observation;
 mod output;
 mod top;
@@ -55,6 +56,10 @@ fn run(args: Args) -> Result<Output, Failure> {
             Ok(Output::Raw(script))
         }
         Command::Top(how) => top::run(args.socket.as_deref(), how),
+        Command::Manual { directory } => {
+            manual::write(directory)?;
+            Ok(Output::Nothing)
+        }
         Command::Demo { quick } => demo::run(args.socket.as_deref(), *quick),
         Command::Daemon => demo::daemon::serve(),
         Command::Worker(work) => demo::worker::run(args.socket.as_deref(), work),
