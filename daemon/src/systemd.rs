@@ -6,6 +6,7 @@
 //! what the daemon starts is started without them ([`VARIABLES`]).
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::ffi::OsString;
 use std::future::Future;
 use std::io;
@@ -42,6 +43,8 @@ pub(crate) const VARIABLES: [&str; 8] = [
     "FDSTORE",
 ];
 
+/// More fds than the kernel lets a process have (`fs.nr_open`), unless somebody has raised that.
+const MAX_INHERITED: usize = 1 << 20;
 /// While the daemon takes over from an earlier one it says so in such steps, each good for
 /// `START_GRANT`.
 const START_STEP: Duration = Duration::from_secs(10);
@@ -69,14 +72,12 @@ impl ServiceEnvironment {
         let text = |name| variable(name)?.into_string().ok();
         let number = |name| text(name)?.parse::<u64>().ok();
         let is_us = |pid_variable| number(pid_variable) == Some(u64::from(pid));
-        let count = match number("LISTEN_FDS") {
-            Some(count) if is_us("LISTEN_PID") => usize::try_from(count).unwrap_or(usize::MAX),
-            // A parent's, which it has left in the environment.
-            _ => 0,
-        };
+        // Those of another process are a parent's, which it has left in the environment.
+        let count = number("LISTEN_FDS").filter(|_| is_us("LISTEN_PID"));
+        let count = usize::try_from(count.unwrap_or(0)).unwrap_or(MAX_INHERITED);
         let names = text("LISTEN_FDNAMES").unwrap_or_default();
         let mut names: Vec<String> = names.split(':').map(str::to_owned).collect();
-        // A count that cannot be is refused when the fds are taken.
+        // A count that cannot be is refused when the fds are taken, which are not there.
         names.resize(count.min(MAX_INHERITED), String::new());
         Self {
             notify_socket: variable("NOTIFY_SOCKET").filter(|path| !path.is_empty()),
@@ -88,9 +89,6 @@ impl ServiceEnvironment {
         }
     }
 }
-
-/// More fds than a process can have.
-const MAX_INHERITED: usize = 1 << 30;
 
 /// The service manager, and what it has handed over.
 #[derive(Debug, Default)]
@@ -182,11 +180,11 @@ impl Status {
                     NotifyState::ExtendTimeoutUsec(microseconds(START_GRANT)),
                 ]);
             }
-            std::future::pending().await
+            std::future::pending::<Infallible>().await
         };
         tokio::select! {
             started = start => started,
-            () = asking => unreachable!("it waits for ever"),
+            never = asking => match never {},
         }
     }
 
