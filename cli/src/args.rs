@@ -60,6 +60,9 @@ pub(crate) enum Command {
     /// Watch pools, arena pools and sessions, live. Only looks. Press ? for the keys.
     #[command(after_help = TOP_EXAMPLES)]
     Top(TopArgs),
+    /// Look for what goes wrong in practice, and say what mends it. Ends with 1 if something does.
+    #[command(after_help = DOCTOR_EXAMPLES)]
+    Doctor,
     /// Store stdin as a block with a name.
     Put {
         pool: String,
@@ -116,6 +119,10 @@ pub(crate) struct TopArgs {
 const TOP_EXAMPLES: &str = "Examples:\n  goumemctl top --interval 500ms\n  \
 goumemctl top --once -o json | jq '.pools[] | {name, held_bytes}'\n  \
 goumemctl top --once --interval 1s -o json | jq '.pools[].change_bytes_per_second'";
+
+const DOCTOR_EXAMPLES: &str = "Examples:\n  goumemctl doctor\n  \
+sudo goumemctl doctor   # sees other users' processes too\n  \
+goumemctl doctor -o json | jq -r '.findings[] | select(.level != \"ok\") | .try[]'";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum PoolCommand {

@@ -42,6 +42,7 @@ pub(crate) fn run(
         Command::Completions { .. }
         | Command::Top(_)
         | Command::Manual { .. }
+        | Command::Doctor
         | Command::Demo { .. }
         | Command::Daemon
         | Command::Worker(_) => Ok(Output::Nothing),

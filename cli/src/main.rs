@@ -6,6 +6,7 @@
 mod args;
 mod commands;
 mod demo;
+mod doctor;
 mod error;
 mod manual;
 mod observation;
@@ -16,6 +17,7 @@ use std::io::{self, Read as _, Write as _};
 use std::process::ExitCode;
 use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 
 use clap::{CommandFactory as _, Parser as _};
 
@@ -55,6 +57,7 @@ fn run(args: Args) -> Result<Output, Failure> {
             clap_complete::generate(*shell, &mut Args::command(), "goumemctl", &mut script);
             Ok(Output::Raw(script))
         }
+        Command::Doctor => in_time(args.timeout, move || doctor::run(args.socket.as_deref())),
         Command::Top(how) => top::run(args.socket.as_deref(), how),
         Command::Manual { directory } => {
             manual::write(directory)?;
@@ -73,21 +76,34 @@ fn ask(args: Args) -> Result<Output, Failure> {
     if let Command::Put { .. } = args.command {
         io::stdin().lock().read_to_end(&mut input)?;
     }
-    let timeout = args.timeout;
-    let (done, outcome) = mpsc::sync_channel(1);
-    // Left behind if the time is up: the process ends, and with it the session.
-    thread::spawn(move || {
+    in_time(args.timeout, move || {
         let Args {
             socket, command, ..
         } = &args;
         let outcome = commands::run(command, socket.as_deref(), &input);
-        let _ = done.send(outcome.map_err(|failure| failure.advise(command)));
+        outcome.map_err(|failure| failure.advise(command))
+    })
+}
+
+/// Does something that may wait for the daemon, within the time that it has for that.
+fn in_time(
+    timeout: Duration,
+    work: impl FnOnce() -> Result<Output, Failure> + Send + 'static,
+) -> Result<Output, Failure> {
+    let (done, outcome) = mpsc::sync_channel(1);
+    // Left behind if the time is up: the process ends, and with it the session.
+    thread::spawn(move || {
+        // Nobody waits any more if the time was up.
+        let _ = done.send(work());
     });
     match outcome.recv_timeout(timeout) {
         Ok(outcome) => outcome,
         Err(mpsc::RecvTimeoutError::Timeout) => {
             let message = format!("goumemd has not answered within {}", human_time(timeout));
-            Err(Failure::new(Exit::Unreachable, message).hint("the same with --timeout 60s"))
+            let failure = Failure::new(Exit::Unreachable, message);
+            Err(failure
+                .hint("goumemctl ping --timeout 60s")
+                .hint("goumemctl doctor"))
         }
         // The thread has panicked, and said so.
         Err(mpsc::RecvTimeoutError::Disconnected) => Err(Failure::new(

@@ -46,6 +46,10 @@ pub(crate) enum Cell {
     None,
     /// Rows within a record.
     List(List),
+    /// Values of a row that are not the same in every row.
+    Record(Record),
+    /// Several texts: commands, say.
+    Texts(Vec<String>),
 }
 
 /// Values under names: `capacity_bytes` is the column `CAPACITY` of a table.
@@ -68,6 +72,12 @@ pub(crate) enum Output {
     Done(String, Record),
     /// What was found, not all of which is as it should be.
     Failed(Record),
+    /// A text for people, the facts for programs, and whether all is as it should be.
+    Report {
+        text: String,
+        facts: Record,
+        failed: bool,
+    },
     /// Bytes as they are: the contents of a block, a script.
     Raw(Vec<u8>),
     Nothing,
@@ -108,7 +118,7 @@ impl List {
 impl Output {
     /// Returns how the program ends after printing it.
     pub(crate) fn exit_code(&self) -> ExitCode {
-        if matches!(self, Self::Failed(_)) {
+        if matches!(self, Self::Failed(_) | Self::Report { failed: true, .. }) {
             ExitCode::FAILURE
         } else {
             ExitCode::SUCCESS
@@ -139,6 +149,7 @@ impl Output {
             Self::List(list) => list.table(),
             Self::Record(record) | Self::Failed(record) => record.table(),
             Self::Done(sentence, _) => format!("{sentence}\n"),
+            Self::Report { text, .. } => text.clone(),
             Self::Raw(_) | Self::Nothing => String::new(),
         }
     }
@@ -146,7 +157,10 @@ impl Output {
     fn plain(&self) -> String {
         match self {
             Self::List(list) => list.plain(),
-            Self::Record(record) | Self::Done(_, record) | Self::Failed(record) => record.plain(),
+            Self::Record(record)
+            | Self::Done(_, record)
+            | Self::Failed(record)
+            | Self::Report { facts: record, .. } => record.plain(),
             Self::Raw(_) | Self::Nothing => String::new(),
         }
     }
@@ -154,7 +168,10 @@ impl Output {
     fn json(&self) -> Value {
         match self {
             Self::List(list) => list.json(),
-            Self::Record(record) | Self::Done(_, record) | Self::Failed(record) => record.json(),
+            Self::Record(record)
+            | Self::Done(_, record)
+            | Self::Failed(record)
+            | Self::Report { facts: record, .. } => record.json(),
             Self::Raw(_) | Self::Nothing => Value::Null,
         }
     }
@@ -255,6 +272,7 @@ impl Cell {
             Self::Flag(flag) => if *flag { "yes" } else { "no" }.to_owned(),
             Self::None => "-".to_owned(),
             Self::List(list) => list.table(),
+            Self::Record(_) | Self::Texts(_) => escape(&self.raw()),
         }
     }
 
@@ -271,6 +289,12 @@ impl Cell {
             Self::Flag(flag) => flag.to_string(),
             Self::None => "-".to_owned(),
             Self::List(list) => list.plain(),
+            Self::Record(record) => {
+                let values = record.0.iter();
+                let values = values.map(|(key, cell)| format!("{key}={}", cell.raw()));
+                values.collect::<Vec<_>>().join(" ")
+            }
+            Self::Texts(texts) => escape(&texts.join(" | ")),
         }
     }
 
@@ -283,13 +307,20 @@ impl Cell {
             Self::Flag(flag) => json!(flag),
             Self::None => Value::Null,
             Self::List(list) => list.json(),
+            Self::Record(record) => record.json(),
+            Self::Texts(texts) => json!(texts),
         }
     }
 
     pub(crate) fn is_number(&self) -> bool {
         !matches!(
             self,
-            Self::Text(_) | Self::Flag(_) | Self::None | Self::List(_)
+            Self::Text(_)
+                | Self::Flag(_)
+                | Self::None
+                | Self::List(_)
+                | Self::Record(_)
+                | Self::Texts(_)
         )
     }
 
@@ -302,7 +333,7 @@ impl Cell {
             Self::Time(time) => i128::try_from(time.as_nanos()).ok(),
             Self::PerSecond(rate) => Some(i128::from(*rate)),
             Self::Flag(flag) => Some(i128::from(*flag)),
-            Self::Text(_) | Self::None | Self::List(_) => None,
+            Self::Text(_) | Self::None | Self::List(_) | Self::Record(_) | Self::Texts(_) => None,
         };
         match (self, other) {
             (Self::Text(a), Self::Text(b)) => a.cmp(b),

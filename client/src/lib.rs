@@ -109,6 +109,7 @@ pub use goumem_proto::model::{
 };
 pub use goumem_proto::name::{ArenaName, BlockName, Label, NameError, PoolName};
 pub use goumem_proto::reason::Reason;
+pub use goumem_shm::header::LAYOUT_VERSION;
 pub use goumem_shm::{AccessError, AtomicElement, Plain, ShmType, shm_type};
 /// The version of zerocopy whose traits [`ShmType`] builds on.
 pub use zerocopy;
