@@ -14,7 +14,7 @@ use goumem::blocking::{Client, ClientBuilder};
 use goumem::{Backing, Permissions};
 
 use crate::args::Command;
-use crate::error::Failure;
+use crate::error::{Failure, explain};
 use crate::output::{Output, Record};
 
 /// Runs a command that the daemon answers. `input` is what `put` stores.
@@ -24,21 +24,25 @@ pub(crate) fn run(
     input: &[u8],
 ) -> Result<Output, Failure> {
     let client = connect(socket)?;
+    answer(&client, command, input).map_err(|failure| explain(&client, command, failure))
+}
+
+fn answer(client: &Client, command: &Command, input: &[u8]) -> Result<Output, Failure> {
     match command {
-        Command::Ping => daemon::ping(&client),
-        Command::Info => daemon::info(&client),
-        Command::Pool(command) => pool::run(&client, command),
-        Command::ArenaPool(command) => arena::run_pool(&client, command),
-        Command::Arena(command) => arena::run(&client, command),
-        Command::Session(command) => session::run(&client, command),
-        Command::Block(command) => block::run(&client, command),
+        Command::Ping => daemon::ping(client),
+        Command::Info => daemon::info(client),
+        Command::Pool(command) => pool::run(client, command),
+        Command::ArenaPool(command) => arena::run_pool(client, command),
+        Command::Arena(command) => arena::run(client, command),
+        Command::Session(command) => session::run(client, command),
+        Command::Block(command) => block::run(client, command),
         Command::Put {
             pool,
             name,
             replace,
-        } => named::put(&client, pool, name, *replace, input),
-        Command::Get { pool, name } => named::get(&client, pool, name),
-        Command::Withdraw { pool, name, free } => named::withdraw(&client, pool, name, *free),
+        } => named::put(client, pool, name, *replace, input),
+        Command::Get { pool, name } => named::get(client, pool, name),
+        Command::Withdraw { pool, name, free } => named::withdraw(client, pool, name, *free),
         Command::Completions { .. }
         | Command::Top(_)
         | Command::Manual { .. }

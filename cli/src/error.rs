@@ -9,11 +9,16 @@ use std::process::ExitCode;
 use goumem::{Error, Reason};
 use serde_json::{Map, Value, json};
 
-use crate::args::{ArenaCommand, ArenaPoolCommand, BlockCommand, Command, PoolCommand};
+use crate::args::Command;
 use crate::output::{self, Format, human_bytes};
 
+mod advice;
+mod explain;
 #[cfg(test)]
 mod tests;
+
+use self::advice::Subject;
+pub(crate) use self::explain::explain;
 
 /// How the program ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,7 +90,26 @@ impl Failure {
     /// Adds what to type next, unless the command knew better.
     pub(crate) fn advise(mut self, command: &Command) -> Self {
         if self.hints.is_empty() {
-            self.hints = hints(self.reason, self.exit, command);
+            self.hints = advice::hints(self.reason, self.exit, &Subject::of(command), &self);
+        }
+        self
+    }
+
+    /// Returns the daemon's reason.
+    pub(crate) fn reason(&self) -> Option<Reason> {
+        self.reason
+    }
+
+    /// Returns a number that came with the reason.
+    pub(crate) fn number(&self, key: &str) -> Option<u64> {
+        let found = self.numbers.iter().find(|(name, _)| name == key);
+        found.and_then(|(_, value)| value.parse().ok())
+    }
+
+    /// Adds a number, unless it is there.
+    pub(crate) fn with_number(mut self, key: &str, value: u64) -> Self {
+        if self.number(key).is_none() {
+            self.numbers.push((key.to_owned(), value.to_string()));
         }
         self
     }
@@ -142,8 +166,18 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let mut failure = Self::new(exit_of(&error), chain(&error));
         failure.reason = error.reason();
+        if failure.reason.is_some_and(is_about_sizes) {
+            failure.message = human_sizes(&failure.message);
+        }
         match error {
-            Error::Daemon { metadata, .. } => failure.numbers = metadata,
+            Error::Daemon {
+                reason, metadata, ..
+            } => {
+                failure.numbers = metadata;
+                if let (Some(what), Some(limit)) = (table(reason), failure.number("limit")) {
+                    failure.message = format!("there are {limit} {what}, and no more may be");
+                }
+            }
             Error::Exhausted {
                 requested_bytes,
                 largest_free_bytes,
@@ -216,126 +250,6 @@ fn is_denied(error: &(dyn StdError + 'static)) -> bool {
     false
 }
 
-/// Returns what to type next.
-fn hints(reason: Option<Reason>, exit: Exit, command: &Command) -> Vec<String> {
-    let subject = Subject::of(command);
-    let pool = subject.pool.unwrap_or("POOL");
-    let name = subject.name.unwrap_or("NAME");
-    let kind = subject.kind;
-    let Some(reason) = reason else {
-        return match exit {
-            Exit::Unreachable => strings(["goumemd", "goumemctl --socket PATH ping"]),
-            _ => Vec::new(),
-        };
-    };
-    match reason {
-        Reason::PoolNotFound => vec![
-            format!("goumemctl {kind} ls"),
-            format!("goumemctl {kind} create {pool} {}", subject.sizes),
-        ],
-        Reason::PoolExists => vec![
-            format!("goumemctl {kind} stat {pool}"),
-            format!("goumemctl {kind} rm {pool}"),
-            "the same with --exist-ok".to_owned(),
-        ],
-        Reason::GeometryMismatch => {
-            vec![
-                format!("goumemctl {kind} stat {pool}"),
-                format!("goumemctl {kind} rm {pool}"),
-            ]
-        }
-        Reason::NameNotFound => vec![format!("goumemctl block ls {pool}")],
-        Reason::NameExists => vec![
-            "the same with --replace".to_owned(),
-            format!("goumemctl withdraw {pool} {name} --free"),
-        ],
-        Reason::SessionNotFound => strings(["goumemctl session ls"]),
-        Reason::PoolExhausted => vec![
-            format!("goumemctl pool set-capacity {pool} SIZE"),
-            format!("goumemctl block ls {pool}"),
-        ],
-        Reason::BudgetExhausted => strings([
-            "goumemctl info",
-            "goumemctl pool purge POOL",
-            "goumemd --budget SIZE",
-        ]),
-        Reason::QuotaExceeded => {
-            vec![
-                "goumemctl session ls".to_owned(),
-                format!("goumemctl block ls {pool}"),
-            ]
-        }
-        Reason::CapacityTooSmall | Reason::CapacityTooLarge => {
-            vec![format!("goumemctl pool stat {pool}")]
-        }
-        // The message says which one, and why.
-        Reason::InvalidField => Vec::new(),
-        _ => strings([reason.advice()]),
-    }
-}
-
-fn strings<const N: usize>(texts: [&str; N]) -> Vec<String> {
-    texts.map(str::to_owned).into()
-}
-
-/// What a command is about.
-#[derive(Debug)]
-struct Subject<'a> {
-    pool: Option<&'a str>,
-    name: Option<&'a str>,
-    /// The subcommand for pools like that, and sizes for an example.
-    kind: &'static str,
-    sizes: &'static str,
-}
-
-impl<'a> Subject<'a> {
-    fn of(command: &'a Command) -> Self {
-        match command {
-            Command::Pool(command) => match command {
-                PoolCommand::Create { name, .. }
-                | PoolCommand::Stat { name }
-                | PoolCommand::Rm { name }
-                | PoolCommand::SetCapacity { name, .. }
-                | PoolCommand::Purge { name }
-                | PoolCommand::Flush { name } => Self::pool(Some(name)),
-                PoolCommand::Ls => Self::pool(None),
-            },
-            Command::ArenaPool(command) => match command {
-                ArenaPoolCommand::Create { name, .. }
-                | ArenaPoolCommand::Stat { name }
-                | ArenaPoolCommand::Rm { name } => Self::arena_pool(Some(name)),
-                ArenaPoolCommand::Ls => Self::arena_pool(None),
-            },
-            Command::Arena(ArenaCommand::Ls { pool }) => Self::arena_pool(Some(pool)),
-            Command::Block(BlockCommand::Ls { pool }) => Self::pool(Some(pool)),
-            Command::Put { pool, name, .. }
-            | Command::Get { pool, name }
-            | Command::Withdraw { pool, name, .. } => Self {
-                name: Some(name),
-                ..Self::pool(Some(pool))
-            },
-            _ => Self::pool(None),
-        }
-    }
-
-    fn pool(pool: Option<&'a String>) -> Self {
-        Self {
-            pool: pool.map(String::as_str),
-            name: None,
-            kind: "pool",
-            sizes: "64MiB",
-        }
-    }
-
-    fn arena_pool(pool: Option<&'a String>) -> Self {
-        Self {
-            kind: "arena-pool",
-            sizes: "16 1MiB",
-            ..Self::pool(pool)
-        }
-    }
-}
-
 /// Returns a holder for people: `pid 4121 trainer (uid 1000) 180 MiB`. A pid of 0 is nobody's.
 pub(crate) fn holder(pid: u32, what: &str, uid: u32, bytes: u64) -> String {
     let bytes = human_bytes(bytes);
@@ -359,6 +273,79 @@ pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
         source = cause.source();
     }
     text
+}
+
+/// Returns what there are too many of.
+fn table(reason: Reason) -> Option<&'static str> {
+    Some(match reason {
+        Reason::TooManyPools => "pools and arena pools",
+        Reason::TooManySessions => "sessions",
+        Reason::TooManyRecords => "kept blocks, names, pins and holders in the pool",
+        Reason::TooManyWaiters => "waiters for an arena of the pool",
+        _ => return None,
+    })
+}
+
+/// Returns whether the daemon's message for a reason has sizes in it.
+fn is_about_sizes(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::BudgetExhausted
+            | Reason::PoolExhausted
+            | Reason::QuotaExceeded
+            | Reason::CapacityTooSmall
+            | Reason::CapacityTooLarge
+            | Reason::ArenaFull
+            | Reason::OutOfRange
+            | Reason::BlocksOutstanding
+            | Reason::GeometryMismatch
+    )
+}
+
+/// Writes the sizes of a message as people do: `67108864 bytes` and `5 of 67108864 used`. The
+/// daemon's messages have whole numbers, for whoever cuts them apart.
+fn human_sizes(message: &str) -> String {
+    /// What stands behind a size, or between two of them.
+    const UNITS: [&str; 6] = ["bytes", "of", "used", "granted", "committed", "available"];
+    let words: Vec<&str> = message.split(' ').collect();
+    let mut written: Vec<String> = Vec::new();
+    let mut words = words.iter().copied().peekable();
+    while let Some(word) = words.next() {
+        let (before, digits) = match word.strip_prefix('(') {
+            Some(digits) => ("(", digits),
+            None => ("", word),
+        };
+        let next = words.peek().map(|next| next.trim_end_matches([',', ')']));
+        // What follows "of" at the end is one too.
+        let last = written.last().map_or("", String::as_str);
+        let is_size = next.is_some_and(|next| UNITS.contains(&next))
+            || last.ends_with("_bytes")
+            || (last == "of" && next.is_none())
+            || (last == "free" && next.is_some_and(|next| next.starts_with('(')))
+            || (last == "not" && message.contains("_bytes "));
+        let (digits, after) = match digits.strip_suffix(',') {
+            Some(digits) => (digits, ","),
+            None => (digits, ""),
+        };
+        match digits.parse::<u64>() {
+            Ok(bytes) if is_size => {
+                let mut text = format!("{before}{}{after}", human_bytes(bytes));
+                if next == Some("bytes")
+                    && let Some(unit) = words.next()
+                {
+                    text.push_str(unit.trim_start_matches("bytes"));
+                }
+                if let Some(field) = written.last_mut()
+                    && let Some(what) = field.strip_suffix("_bytes")
+                {
+                    *field = what.replace('_', " ");
+                }
+                written.push(text);
+            }
+            _ => written.push(word.to_owned()),
+        }
+    }
+    written.join(" ")
 }
 
 /// By no-color.org: set and not empty.

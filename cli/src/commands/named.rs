@@ -1,9 +1,7 @@
 //! `put`, `get` and `withdraw`: blocks by name, as a shell sees them.
 
-use goumem::blocking::{Client, Pool};
-use goumem::{Error, Reason};
+use goumem::blocking::Client;
 
-use super::pool::holders;
 use crate::error::{Exit, Failure};
 use crate::output::{Cell, Output, Record, human_bytes};
 
@@ -16,15 +14,12 @@ pub(super) fn put(
     input: &[u8],
 ) -> Result<Output, Failure> {
     if input.is_empty() {
-        return Err(Failure::new(
-            Exit::Usage,
-            "stdin is empty: a block has 1 byte or more",
-        ));
+        let message = "stdin is empty: a block has 1 byte or more";
+        let hint = format!("echo hello | goumemctl put {pool} {name}");
+        return Err(Failure::new(Exit::Usage, message).hint(hint));
     }
     let pool = client.open_pool(pool)?;
-    let block = pool
-        .alloc_slice_from(input)
-        .map_err(|error| full(client, &pool, error))?;
+    let block = pool.alloc_slice_from(input)?;
     let shared = block.share()?;
     let handle = shared.handle();
     if replace {
@@ -70,30 +65,4 @@ pub(super) fn withdraw(
         format!("{name} is no name now; block {handle} {fate}"),
         done,
     ))
-}
-
-/// Says of a full pool how full it is, and who holds it.
-fn full(client: &Client, pool: &Pool, error: Error) -> Failure {
-    let Error::Exhausted {
-        reason: Reason::PoolExhausted,
-        requested_bytes,
-        ..
-    } = error
-    else {
-        return error.into();
-    };
-    let asked = requested_bytes.map(human_bytes);
-    let failure = Failure::from(error);
-    let Ok(stat) = pool.stat() else {
-        return failure;
-    };
-    let message = format!(
-        "pool {:?} is full: asked {}, largest free {} (leased {} of {})",
-        pool.name(),
-        asked.unwrap_or_else(|| "more".to_owned()),
-        human_bytes(stat.largest_free_bytes),
-        human_bytes(stat.leased_bytes + stat.abandoned_bytes),
-        human_bytes(stat.pool.capacity_bytes),
-    );
-    failure.saying(message).held_by(holders(client, &stat))
 }

@@ -8,7 +8,7 @@ use goumem::{PoolInfo, PoolOptions, PoolStat};
 use super::{backing_name, mode, with_permissions};
 use crate::args::{Creation, PoolCommand};
 use crate::error::Failure;
-use crate::observation::{self, say_holder, what_holds};
+use crate::observation::{self, what_holds};
 use crate::output::{Cell, List, Output, Record, human_bytes};
 
 pub(super) fn run(client: &Client, command: &PoolCommand) -> Result<Output, Failure> {
@@ -153,13 +153,6 @@ fn record(client: &Client, stat: PoolStat) -> Record {
         .with("pins", stat.pins)
         .with("sessions", stat.sessions)
         .with("holders", holders)
-}
-
-/// Returns who holds most of a pool, for an error that says it is full.
-pub(super) fn holders(client: &Client, stat: &PoolStat) -> Vec<String> {
-    let whats = whats(client);
-    let say = |holder| say_holder(holder, &whats);
-    stat.top_holders.iter().map(say).collect()
 }
 
 /// What sessions call themselves, by number.

@@ -51,10 +51,8 @@ fn list(client: &Client) -> Result<Output, Failure> {
 
 fn kill(client: &Client, number: SessionNumber) -> Result<Output, Failure> {
     if number == client.session() {
-        return Err(Failure::new(
-            Exit::Usage,
-            format!("session {number} is this command's own, which ends by itself"),
-        ));
+        let message = format!("session {number} is this command's own, which ends by itself");
+        return Err(Failure::new(Exit::Usage, message).hint("goumemctl session ls"));
     }
     client.kill_session(number, None)?;
     let done = Record::new().with("killed", u32::from(number.get()));

@@ -3,6 +3,8 @@ use clap::Parser as _;
 use super::*;
 use crate::args::Args;
 
+mod every_reason;
+
 fn command(line: &str) -> Command {
     Args::try_parse_from(line.split(' ')).unwrap().command
 }
@@ -71,6 +73,7 @@ fn an_error_says_what_with_numbers_who_and_what_next() {
         largest_free_bytes: Some(12 << 20),
     };
     let failure = Failure::from(error)
+        .with_number("capacity_bytes", 256 << 20)
         .saying("pool \"frames\" is full: asked 64 MiB, largest free 12 MiB".to_owned())
         .held_by(vec![
             holder(4121, "trainer", 1000, 180 << 20),
@@ -80,7 +83,7 @@ fn an_error_says_what_with_numbers_who_and_what_next() {
     let expected = "\
 error: pool \"frames\" is full: asked 64 MiB, largest free 12 MiB
   held by: pid 4121 trainer (uid 1000) 180 MiB, pid 4188 (uid 1000) 40 MiB
-  try:     goumemctl pool set-capacity frames SIZE   |   goumemctl block ls frames
+  try:     goumemctl pool set-capacity frames 512MiB   |   goumemctl block ls frames
 ";
     assert_eq!(failure.to_string(), expected);
     assert_eq!(failure.exit(), Exit::Error);
