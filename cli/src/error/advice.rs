@@ -66,6 +66,7 @@ impl Subject {
             Command::Get { pool, name } => Self::named("get", pool, name),
             Command::Withdraw { pool, name, .. } => Self::named("withdraw", pool, name),
             Command::Completions { .. } => Self::about("completions"),
+            Command::Manual { .. } => Self::about("manual"),
             Command::Demo { .. } | Command::Daemon | Command::Worker(_) => Self::about("demo"),
         }
     }

@@ -211,8 +211,7 @@ pub(super) fn assert_exists(suggested: &str) {
             Err(error) => panic!("{suggested:?} is no command: {error}"),
         },
         ["goumemd", ..] => {
-            let args = words.iter().map(Into::into);
-            if let Err(error) = goumemd::Config::from_args(args) {
+            if let Err(error) = goumemd::config::command().try_get_matches_from(&words) {
                 panic!("{suggested:?} is no command: {error}");
             }
         }
