@@ -36,6 +36,8 @@ fi
 out="$PWD/target/fuzz"
 "${cargo[@]}" fuzz build --fuzz-dir fuzz --release -s "$sanitizer" --target-dir "$out"
 
+# Not by `cargo fuzz run`, which builds anew whenever a file has changed meanwhile.
+bin="$out/$(rustc -vV | sed -n 's/^host: //p')/release"
 summary=()
 status=0
 for target in "${targets[@]}"; do
@@ -43,8 +45,7 @@ for target in "${targets[@]}"; do
     log="$out/$target.log"
     printf '\n== %s, %s s\n' "$target" "$seconds"
     rc=0
-    "${cargo[@]}" fuzz run --fuzz-dir fuzz --release -s "$sanitizer" --target-dir "$out" \
-        "$target" "$out/corpus/$target" "fuzz/corpus/$target" -- \
+    "$bin/$target" "$out/corpus/$target" "fuzz/corpus/$target" \
         -max_total_time="$seconds" -max_len=4096 -timeout=20 -print_final_stats=1 \
         -artifact_prefix="$out/artifacts/$target/" >"$log" 2>&1 || rc=$?
     runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log" | tail -1)
