@@ -53,6 +53,27 @@ fn ready_is_said_once_calls_are_answered_and_not_before() {
 }
 
 #[test]
+fn reload_is_told_from_its_begin_to_its_end() {
+    let manager = ServiceManager::start();
+    let daemon = manager.spawn(PUPPETS, &["--keeper", "none"], &[]);
+    manager.wait_for("READY=1", 1);
+    for reloads in 1..3 {
+        daemon.signal(Signal::HUP);
+        manager.wait_for("READY=1", reloads + 1);
+        assert_eq!(manager.count("RELOADING=1"), reloads);
+    }
+    let messages = manager.messages();
+    let begin = messages
+        .iter()
+        .find(|text| text.starts_with("RELOADING=1"))
+        .unwrap();
+    // systemd 253 and later wants to know when.
+    assert!(begin.contains("\nMONOTONIC_USEC="), "{begin}");
+    Rpc::open(&manager.socket());
+    end(daemon);
+}
+
+#[test]
 fn watchdog_hears_from_the_daemon_again_and_again() {
     let manager = ServiceManager::start();
     let args = ["--keeper", "none"];
