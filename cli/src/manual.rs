@@ -15,7 +15,7 @@ use crate::args::Args;
 #[cfg(test)]
 mod tests;
 
-/// What goumemd's command line does not say of it: (section, [(term, what it is)]).
+/// What goumemd's command line does not say of it.
 const MORE_OF_GOUMEMD: [(&str, &[(&str, &str)]); 5] = [
     (
         "SIGNALS",
@@ -92,12 +92,8 @@ const MORE_OF_GOUMEMD: [(&str, &[(&str, &str)]); 5] = [
 /// Writes everything below a directory, which is made if it is not there.
 pub(crate) fn write(directory: &Path) -> io::Result<()> {
     let (goumemctl, goumemd) = (Args::command(), goumemd::config::command());
-    let pages = directory.join("man/man1");
-    fs::create_dir_all(&pages)?;
-    write_pages(goumemctl.clone(), &pages)?;
-    let pages = directory.join("man/man8");
-    fs::create_dir_all(&pages)?;
-    write_goumemd(goumemd.clone(), &pages)?;
+    write_pages(goumemctl.clone(), "1", directory, &[])?;
+    write_pages(goumemd.clone(), "8", directory, &MORE_OF_GOUMEMD)?;
     for (shell, place) in [
         (Shell::Bash, "bash-completion/completions"),
         (Shell::Zsh, "zsh/vendor-completions"),
@@ -121,34 +117,37 @@ pub(crate) fn write(directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// A page for a command and each of its subcommands, `goumemctl-pool-create.1` and so on.
-fn write_pages(command: Command, directory: &Path) -> io::Result<()> {
+/// What a command line does not say: sections of terms and what they are.
+type More = [(&'static str, &'static [(&'static str, &'static str)])];
+
+/// A page for a command, with more sections, and one for each of its subcommands:
+/// `man1/goumemctl-pool-create.1` and so on.
+fn write_pages(command: Command, section: &str, directory: &Path, more: &More) -> io::Result<()> {
     let mut command = command.disable_help_subcommand(true);
     command.build();
     for subcommand in command.get_subcommands() {
         if !subcommand.is_hide_set() {
-            write_pages(subcommand.clone(), directory)?;
+            write_pages(subcommand.clone(), section, directory, &[])?;
         }
     }
-    Man::new(command).manual("goumem").generate_to(directory)?;
-    Ok(())
-}
-
-fn write_goumemd(command: Command, directory: &Path) -> io::Result<()> {
-    let command = command.disable_help_subcommand(true);
-    let man = Man::new(command).section("8").manual("goumem");
-    let mut file = BufWriter::new(File::create(directory.join("goumemd.8"))?);
+    let pages = directory.join(format!("man/man{section}"));
+    fs::create_dir_all(&pages)?;
+    let man = Man::new(command).section(section).manual("goumem");
+    let mut file = BufWriter::new(File::create(pages.join(man.get_filename()))?);
     man.render(&mut file)?;
-    let mut more = Roff::new();
-    for (section, entries) in MORE_OF_GOUMEMD {
-        more.control("SH", [section]);
-        for &(term, text) in entries {
-            more.control("TP", []).text([bold(term)]);
-            if !text.is_empty() {
-                more.text([roman(text)]);
+    if more.is_empty() {
+        return file.flush();
+    }
+    let mut text = Roff::new();
+    for &(section, entries) in more {
+        text.control("SH", [section]);
+        for &(term, what) in entries {
+            text.control("TP", []).text([bold(term)]);
+            if !what.is_empty() {
+                text.text([roman(what)]);
             }
         }
     }
-    more.to_writer(&mut file)?;
+    text.to_writer(&mut file)?;
     file.flush()
 }

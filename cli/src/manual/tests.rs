@@ -12,18 +12,24 @@ fn read(directory: &Path, file: &str) -> String {
 fn every_command_has_a_page_and_every_flag_of_the_daemon_is_on_its_page() {
     let directory = tempfile::tempdir().unwrap();
     write(directory.path()).unwrap();
-    let pages = fs::read_dir(directory.path().join("man/man1")).unwrap();
-    let pages: BTreeSet<String> = pages
-        .map(|page| page.unwrap().file_name().into_string().unwrap())
-        .collect();
-    let mut command = Args::command().disable_help_subcommand(true);
-    command.build();
-    let mut expected = BTreeSet::from(["goumemctl.1".to_owned()]);
-    let mut left: Vec<&Command> = command.get_subcommands().collect();
-    while let Some(command) = left.pop() {
-        if !command.is_hide_set() {
-            expected.insert(format!("{}.1", command.get_display_name().unwrap()));
-            left.extend(command.get_subcommands());
+    let mut pages = BTreeSet::new();
+    for man in ["man/man1", "man/man8"] {
+        for page in fs::read_dir(directory.path().join(man)).unwrap() {
+            pages.insert(page.unwrap().file_name().into_string().unwrap());
+        }
+    }
+    let mut expected = BTreeSet::new();
+    for (command, section) in [(Args::command(), 1), (goumemd::config::command(), 8)] {
+        let mut command = command.disable_help_subcommand(true);
+        command.build();
+        let mut left = vec![&command];
+        while let Some(command) = left.pop() {
+            if !command.is_hide_set() {
+                let name = command.get_display_name();
+                let name = name.unwrap_or_else(|| command.get_name());
+                expected.insert(format!("{name}.{section}"));
+                left.extend(command.get_subcommands());
+            }
         }
     }
     assert_eq!(pages, expected);
