@@ -7,7 +7,6 @@ use goumem_proto::model::{Access, ArenaInfo, RequestId, ShareArena};
 use goumem_proto::name::ArenaName;
 use goumem_proto::v1;
 use goumem_proto::v1::control_request::Call;
-use goumem_shm::os::fork;
 use goumem_shm::{AccessError, HeldArena, ShmType};
 
 use crate::arena_pool::{ArenaCore, Holding};
@@ -348,7 +347,7 @@ impl Arena {
 impl Drop for Arena {
     #[inline]
     fn drop(&mut self) {
-        if fork::in_child_of_init() {
+        if self.held.bytes().is_inherited() {
             return; // the parent's arena
         }
         if let Err(error) = self.let_go() {

@@ -14,7 +14,7 @@ use goumem_proto::name::ArenaName;
 use goumem_proto::reason::Reason;
 use goumem_proto::v1;
 use goumem_proto::v1::control_request::Call;
-use goumem_shm::os::fork;
+use goumem_shm::os::fork::Born;
 use goumem_shm::{AccessError, ArenaMemory, HeldArena};
 
 use crate::arena::Arena;
@@ -161,7 +161,9 @@ impl Drop for Holding<'_> {
     #[inline]
     fn drop(&mut self) {
         // ORDERING: as in the drop of `InUse`.
-        if self.0.users.fetch_sub(ARENA, Ordering::AcqRel) == ARENA && !fork::in_child_of_init() {
+        if self.0.users.fetch_sub(ARENA, Ordering::AcqRel) == ARENA
+            && !self.0.session.born.is_elsewhere()
+        {
             self.0.last_user_gone();
         }
     }
@@ -178,6 +180,10 @@ fn timed_out(error: Error, waited: Duration) -> Error {
 impl CountsUsers for ArenaCore {
     fn users(&self) -> &AtomicUsize {
         &self.users
+    }
+
+    fn born(&self) -> Born {
+        self.session.born
     }
 
     fn last_user_gone(&self) {

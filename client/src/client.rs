@@ -21,6 +21,7 @@ use crate::housekeeper::Chore;
 use crate::in_use::InUse;
 use crate::io_thread::IoThread;
 use crate::session::{Session, Settings};
+use crate::thread_heaps;
 
 mod arena_pools;
 mod pools;
@@ -128,6 +129,8 @@ pub(crate) async fn start<F>(
 where
     F: Future<Output = Result<InUse<Session>, Error>> + Send + 'static,
 {
+    // First the hook: no fork comes between.
+    fork::on_child(thread_heaps::forget);
     fork::install().map_err(Error::os("watch for forks"))?;
     let started = IoThread::start(move || end.ended());
     let (io, running) = started.map_err(Error::os("start the I/O thread"))?;

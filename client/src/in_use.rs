@@ -6,12 +6,15 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use goumem_shm::os::fork;
+use goumem_shm::os::fork::Born;
 
 /// A thing that counts its users.
 pub(crate) trait CountsUsers {
     /// Returns the count.
     fn users(&self) -> &AtomicUsize;
+
+    /// Returns in which process it was made.
+    fn born(&self) -> Born;
 
     /// Hears that the last user has gone. Others may come: whoever acts on it looks again.
     fn last_user_gone(&self);
@@ -53,7 +56,7 @@ impl<T: CountsUsers> Drop for InUse<T> {
     fn drop(&mut self) {
         // ORDERING: AcqRel: what users did happens before what is done when the last has gone.
         // In a forked child the count is a copy, and the thread that would hear of it is not here.
-        if self.0.users().fetch_sub(1, Ordering::AcqRel) == 1 && !fork::in_child_of_init() {
+        if self.0.users().fetch_sub(1, Ordering::AcqRel) == 1 && !self.0.born().is_elsewhere() {
             self.0.last_user_gone();
         }
     }

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use goumem_shm::AccessError;
-use goumem_shm::os::fork;
+use goumem_shm::os::fork::Born;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
@@ -20,6 +20,7 @@ const LAST_WORK: Duration = Duration::from_secs(2);
 /// is [`Error::Closed`].
 #[derive(Debug, Clone)]
 pub(crate) struct IoThread {
+    born: Born,
     runtime: Handle,
     id: thread::ThreadId,
 }
@@ -49,6 +50,7 @@ impl IoThread {
         let id = thread.thread().id();
         Ok((
             Self {
+                born: Born::here(),
                 runtime: handle,
                 id,
             },
@@ -62,7 +64,7 @@ impl IoThread {
         &self,
         future: impl Future<Output = Result<T, Error>> + Send + 'static,
     ) -> Result<T, Error> {
-        if fork::in_child_of_init() {
+        if self.born.is_elsewhere() {
             // The thread was not inherited: nobody would run it.
             return Err(AccessError::Forked.into());
         }

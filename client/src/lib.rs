@@ -54,7 +54,8 @@
 //! [a deadline](ClientBuilder::call_deadline). When a daemon comes that does not know the session,
 //! what is mapped here stays good until it is dropped, and calls fail with [`Error::PoolLost`] or
 //! [`Error::SessionExpired`]: connect a new client. A forked child has none of its parent's
-//! memory: calls fail there, drops do nothing, and looking into a block faults.
+//! memory: calls fail there with [`AccessError::Forked`], drops do nothing, and looking into a
+//! block faults. It may connect a client of its own.
 
 #![forbid(unsafe_code)]
 

@@ -12,7 +12,8 @@ use std::time::Duration;
 use goumem_alloc::{PoolId, SessionNumber};
 use goumem_proto::name::Label;
 use goumem_shm::AccessError;
-use goumem_shm::os::{Access, fork, paths};
+use goumem_shm::os::fork::Born;
+use goumem_shm::os::{Access, paths};
 use goumem_shm::sync::Ordering;
 use tokio::sync::{mpsc, watch};
 
@@ -33,6 +34,7 @@ type Mapped<T> = Mutex<HashMap<(PoolId, Access), Arc<T>>>;
 
 /// A session with the daemon.
 pub(crate) struct Session {
+    pub(crate) born: Born,
     pub(crate) io: IoThread,
     pub(crate) link: Link,
     pub(crate) fd: FdSocket,
@@ -90,6 +92,7 @@ impl Session {
         let fd_socket = paths::fd_socket_path(&socket)?;
         let (chores, queue) = mpsc::unbounded_channel();
         let session = Arc::new(Self {
+            born: Born::here(),
             io,
             link: Link::new(Arc::clone(&connection), opened.token),
             fd: FdSocket::new(fd_socket, opened.token),
@@ -119,7 +122,7 @@ impl Session {
     /// Refuses what cannot be done any more.
     #[inline]
     pub(crate) fn check_open(&self) -> Result<(), Error> {
-        if fork::in_child_of_init() {
+        if self.born.is_elsewhere() {
             return Err(AccessError::Forked.into());
         }
         // ORDERING: Relaxed; who must not miss the end looks again under the pool's lock.
@@ -146,7 +149,7 @@ impl Session {
     /// Queues something for the housekeeper.
     pub(crate) fn queue(&self, chore: Chore) {
         // In a forked child nobody would hear it, and the queue's locks may be held for ever.
-        if !fork::in_child_of_init() {
+        if !self.born.is_elsewhere() {
             // It fails after the end of the session, when there is nothing left to do.
             let _ = self.chores.send(chore);
         }
@@ -172,6 +175,10 @@ impl Session {
 impl CountsUsers for Session {
     fn users(&self) -> &AtomicUsize {
         &self.users
+    }
+
+    fn born(&self) -> Born {
+        self.born
     }
 
     fn last_user_gone(&self) {

@@ -5,7 +5,8 @@
 use std::cell::Cell;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use goumem_shm::os::fork;
+use goumem_shm::os::fork::{self, Born};
+use goumem_shm::sync::{AtomicU64, Ordering};
 
 use crate::local_heap::{HeapAgent, LocalHeap};
 
@@ -20,39 +21,51 @@ thread_local! {
     static LEAVER: Leaver = const { Leaver };
 }
 
-/// Which numbers are taken, a bit each.
-static NUMBERS: Mutex<u64> = Mutex::new(0);
+/// Which numbers are taken, a bit each. No lock: one that another thread holds while this one forks
+/// is held in the child for ever.
+static NUMBERS: AtomicU64 = AtomicU64::new(0);
 const _: () = assert!(MAX_NUMBERS == u64::BITS as usize);
 
-/// Heaps of no pool and no thread, for the next that needs one: they are made for ever.
-static VACANT: Mutex<Vec<&'static HeapAgent>> = Mutex::new(Vec::new());
+/// Heaps of no pool and no thread, for the next that needs one: they are made for ever. A forked
+/// child leaves its parent's alone, and their lock, which may be held there for ever; the line of
+/// forks that comes back to it is a long one.
+static VACANT: [Mutex<Vec<&'static HeapAgent>>; MAX_FORKS] =
+    [const { Mutex::new(Vec::new()) }; MAX_FORKS];
+const MAX_FORKS: usize = 256;
 
 /// A pool's number in this process: nobody else's while it lives.
 #[derive(Debug)]
-pub(crate) struct PoolNumber(usize);
+pub(crate) struct PoolNumber {
+    number: usize,
+    born: Born,
+}
 
 impl PoolNumber {
     /// Takes the lowest number that is free, or one that no thread has a heap for.
     pub(crate) fn take() -> Self {
-        let mut taken = lock(&NUMBERS);
-        let lowest = taken.trailing_ones();
-        if lowest < u64::BITS {
-            *taken |= 1 << lowest;
-        }
-        Self(lowest as usize)
+        let with_lowest = |taken: u64| Some(taken | taken.checked_add(1)?);
+        // ORDERING: pairs with the Release in `drop`: heaps leave a pool before its number goes.
+        let taken = NUMBERS.fetch_update(Ordering::Acquire, Ordering::Relaxed, with_lowest);
+        let (Ok(taken) | Err(taken)) = taken;
+        Self::of(taken.trailing_ones() as usize)
+    }
+
+    fn of(number: usize) -> Self {
+        let born = Born::here();
+        Self { number, born }
     }
 
     /// Returns a number under which threads have no heaps, as those past the 64th are.
     #[cfg(test)]
     pub(crate) fn none() -> Self {
-        Self(MAX_NUMBERS)
+        Self::of(MAX_NUMBERS)
     }
 
     /// Returns the heap that the calling thread has under this number. It may be one of an
     /// earlier pool.
     #[inline]
     pub(crate) fn heap(&self) -> Option<&'static HeapAgent> {
-        HEAPS.with(|heaps| heaps.get(self.0)?.get())
+        HEAPS.with(|heaps| heaps.get(self.number)?.get())
     }
 
     /// Returns the heap that the calling thread has under this number, or makes it the owner of
@@ -65,7 +78,7 @@ impl PoolNumber {
             return Some(heap);
         }
         // Not while the thread ends: nobody would give the heap up.
-        if self.0 >= MAX_NUMBERS || LEAVER.try_with(|_| ()).is_err() {
+        if self.number >= MAX_NUMBERS || LEAVER.try_with(|_| ()).is_err() {
             return None;
         }
         let heap = find().unwrap_or_else(|| {
@@ -73,29 +86,42 @@ impl PoolNumber {
             heap.own();
             heap
         });
-        HEAPS.with(|heaps| heaps[self.0].set(Some(heap)));
+        HEAPS.with(|heaps| heaps[self.number].set(Some(heap)));
         Some(heap)
     }
 }
 
 impl Drop for PoolNumber {
     fn drop(&mut self) {
-        // In a forked child a lock may be held for ever, and nothing is given back there.
-        if self.0 < MAX_NUMBERS && !fork::in_child_of_init() {
-            *lock(&NUMBERS) &= !(1 << self.0);
+        // A parent's numbers are not taken in its forked child.
+        if self.number < MAX_NUMBERS && !self.born.is_elsewhere() {
+            // ORDERING: pairs with the Acquire in `take`.
+            NUMBERS.fetch_and(!(1 << self.number), Ordering::Release);
         }
     }
 }
 
+/// Has a forked child, whose one thread calls this before anything else, begin with no heap: those
+/// that it inherits are its parent's.
+pub(crate) fn forget() {
+    NUMBERS.store(0, Ordering::Relaxed);
+    HEAPS.with(|heaps| heaps.iter().for_each(|heap| heap.set(None)));
+}
+
 /// Returns a heap of no pool and no thread.
 pub(crate) fn vacant_heap() -> &'static HeapAgent {
-    let vacant = lock(&VACANT).pop();
+    let vacant = vacant_heaps().pop();
     vacant.unwrap_or_else(|| HeapAgent::leak(LocalHeap::new()))
 }
 
 /// Takes back a heap of no pool and no thread.
 pub(crate) fn put_vacant(heap: &'static HeapAgent) {
-    lock(&VACANT).push(heap);
+    vacant_heaps().push(heap);
+}
+
+fn vacant_heaps() -> MutexGuard<'static, Vec<&'static HeapAgent>> {
+    let heaps = &VACANT[fork::count() as usize % MAX_FORKS];
+    heaps.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Gives up the calling thread's heaps when the thread ends.
@@ -104,9 +130,6 @@ struct Leaver;
 
 impl Drop for Leaver {
     fn drop(&mut self) {
-        if fork::in_child_of_init() {
-            return;
-        }
         HEAPS.with(|heaps| {
             for heap in heaps.iter().filter_map(Cell::take) {
                 let mut claim = heap.claim();
@@ -119,8 +142,4 @@ impl Drop for Leaver {
             }
         });
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

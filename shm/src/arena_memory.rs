@@ -7,7 +7,6 @@ use crate::arena::{ArenaRefusal, ArenaWords, WaitersFlag};
 use crate::error::{AccessError, SegmentRefusal};
 use crate::header::{Header, HeaderPage, PoolKind, SegmentRole, WAITERS_OFFSET_BYTES};
 use crate::member::MemberWord;
-use crate::os::fork::in_child_of_init;
 use crate::os::{MapPlan, Mapping};
 use crate::pool_memory::{header_page, member_word, read_header, write_header};
 use crate::records::{RECORD_WORDS, RecordSlot};
@@ -118,6 +117,13 @@ impl ArenaMemory {
         &self.geometry
     }
 
+    /// Returns whether this process is a forked child of the one that mapped it: nothing of it is
+    /// here, and every use is refused by [`AccessError::Forked`].
+    #[inline]
+    pub fn is_inherited(&self) -> bool {
+        self.data.is_inherited()
+    }
+
     /// Returns whether DATA may be written.
     #[inline]
     pub fn is_writable(&self) -> bool {
@@ -195,7 +201,7 @@ impl ArenaMemory {
                 expected: "arena",
             });
         }
-        if in_child_of_init() {
+        if self.is_inherited() {
             return Err(AccessError::Forked);
         }
         match self.geometry.arena_of(handle.offset()) {
@@ -329,7 +335,7 @@ impl ArenaMemory {
 
     #[inline]
     fn waiters(&self) -> Option<WaitersFlag<'_>> {
-        if in_child_of_init() {
+        if self.is_inherited() {
             return None;
         }
         Some(WaitersFlag::new(
@@ -340,7 +346,7 @@ impl ArenaMemory {
     /// Refuses a read-only mapping, and one of the parent of this process.
     #[inline]
     pub(crate) fn require_here(&self) -> Result<(), AccessError> {
-        if in_child_of_init() {
+        if self.is_inherited() {
             return Err(AccessError::Forked);
         }
         self.require_writable()

@@ -12,7 +12,6 @@ use crate::arena::private_bump::{PrivateBump, ReserveRefusal};
 use crate::arena::{ArenaSnapshot, ArenaState};
 use crate::arena_memory::{ArenaMemory, check_size, refusal};
 use crate::error::AccessError;
-use crate::os::fork::in_child_of_init;
 
 mod bytes;
 #[cfg(test)]
@@ -133,7 +132,7 @@ impl<M: AsRef<ArenaMemory>> HeldArena<M> {
     pub fn alloc(&self, size_bytes: u64, align_bytes: u64) -> Result<u64, AccessError> {
         // Nothing shared is looked at: that the arena was taken back is noticed when the next part
         // is reserved, and by every use of what was allocated.
-        if !in_child_of_init()
+        if !self.bytes.is_inherited()
             && let Some(inside_bytes) = self.bump.alloc(size_bytes, align_bytes)
         {
             return Ok(inside_bytes);

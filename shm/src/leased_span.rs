@@ -11,7 +11,6 @@ use goumem_alloc::{PageCount, PageIndex, SessionNumber, SizeClass};
 
 use crate::bitmap::{ExportedBits, FreeBits, RemoteBits};
 use crate::error::AccessError;
-use crate::os::fork::in_child_of_init;
 use crate::page_map::{PageEntry, SpanEpoch};
 use crate::pool_memory::{Attached, PoolMemory, SlotRun};
 use crate::raw_block::{AgentSide, LeasedRecord, SpanRecord};
@@ -60,7 +59,7 @@ impl LeasedSpan {
         session: SessionNumber,
         survivors: bool,
     ) -> Result<Self, AccessError> {
-        if in_child_of_init() {
+        if memory.is_inherited() {
             return Err(AccessError::Forked);
         }
         let offset = memory.geometry().page_offset(lease.first_page);
@@ -232,7 +231,7 @@ impl LeasedSpan {
 impl Drop for LeasedSpan {
     fn drop(&mut self) {
         self.collect(true);
-        if in_child_of_init() || self.has_private_blocks() {
+        if self.record.memory().is_inherited() || self.has_private_blocks() {
             // Private blocks are alive and point at the record (in a forked child: nothing can be
             // known): it stays for good, and with it the mapping.
             std::mem::forget(Arc::clone(&self.record));
@@ -255,7 +254,7 @@ impl fmt::Debug for LeasedSpan {
 /// is mapped.
 #[inline]
 fn agents_view(record: &SpanRecord) -> Option<(&LeasedRecord, SlotRun<'_>)> {
-    if in_child_of_init() {
+    if record.memory().is_inherited() {
         return None;
     }
     let leased = record.as_leased()?;

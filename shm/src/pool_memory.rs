@@ -19,7 +19,6 @@ use crate::error::{AccessError, SegmentRefusal};
 use crate::header::{HEADER_WORDS, Header, HeaderPage, PoolKind, SegmentRole};
 use crate::member::MemberWord;
 use crate::note::PageNote;
-use crate::os::fork::in_child_of_init;
 use crate::os::{MapPlan, Mapping};
 use crate::page_map::{PageEntry, PageEntryWord, SpanEpoch, SpanPlace};
 use crate::records::{RECORD_WORDS, RecordSlot};
@@ -145,6 +144,13 @@ impl PoolMemory {
     #[inline]
     pub fn geometry(&self) -> &PoolGeometry {
         &self.geometry
+    }
+
+    /// Returns whether this process is a forked child of the one that mapped it: nothing of it is
+    /// here, and every use is refused by [`AccessError::Forked`].
+    #[inline]
+    pub fn is_inherited(&self) -> bool {
+        self.data.is_inherited()
     }
 
     /// Returns whether DATA may be written.
@@ -274,7 +280,7 @@ impl PoolMemory {
     /// slot word says. `None` in a forked child, where no page map is.
     #[inline(always)]
     pub fn block_at(&self, offset: Offset) -> Option<BlockPlace> {
-        if in_child_of_init() {
+        if self.is_inherited() {
             return None;
         }
         let page = self.geometry.page_of(offset)?;
@@ -313,7 +319,7 @@ impl PoolMemory {
                 expected: "block",
             });
         }
-        if in_child_of_init() {
+        if self.is_inherited() {
             return Err(AccessError::Forked);
         }
         self.block_at(handle.offset())
@@ -382,7 +388,7 @@ impl PoolMemory {
     /// # Errors
     /// `Corrupt` when it claims more bytes than the block has, or none; `Forked`.
     pub fn checked_shape(&self, at: &BlockPlace) -> Result<Shape, AccessError> {
-        if in_child_of_init() {
+        if self.is_inherited() {
             return Err(AccessError::Forked);
         }
         let shape = self.shape(at).load();

@@ -17,7 +17,6 @@ use crate::agent::AgentCore;
 use crate::bitmap::{BitWord, ExportedBits, FreeBits, RemoteBits};
 use crate::error::AccessError;
 use crate::leased_span::SpanLease;
-use crate::os::fork::in_child_of_init;
 use crate::os::{to_u64, to_usize};
 use crate::pool_memory::{BlockPlace, PoolMemory};
 use crate::recent::FreedBlock;
@@ -350,7 +349,7 @@ impl RawBlock {
     /// slot word.
     #[inline(always)]
     pub fn export(self, owner: SessionNumber, shape: Shape) -> Result<Handle, (Self, AccessError)> {
-        if in_child_of_init() {
+        if self.record().memory.is_inherited() {
             return Err((self, AccessError::Forked));
         }
         let found_bytes = self.usable_bytes();
@@ -478,7 +477,7 @@ impl RawBlock {
     /// Frees the block of a span of which the calling thread is not the agent.
     #[cold]
     fn give_from_afar(&self) {
-        if in_child_of_init() {
+        if self.record().memory.is_inherited() {
             return; // the parent's block; nothing of it is mapped here
         }
         let span = self.record();

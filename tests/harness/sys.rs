@@ -166,7 +166,7 @@ pub fn place_from_3(fds: Vec<OwnedFd>) -> io::Result<()> {
 pub fn in_forked_child(work: impl FnOnce() -> u8) -> io::Result<u8> {
     // SAFETY: glibc makes its allocator and its standard streams usable in the child of a
     // process with threads (pthread_atfork handlers of its own); `work` waits for no thread of
-    // the parent, which would wait for ever, and could only fail a test by that.
+    // the parent, and starts its own: a lock that was held at the fork could only fail a test.
     let pid = match unsafe { libc::fork() } {
         -1 => return Err(io::Error::last_os_error()),
         0 => {

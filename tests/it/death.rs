@@ -417,6 +417,34 @@ fn forked_child_is_refused_by_name_and_frees_nothing() {
     alice.must("check c 9");
 }
 
+#[test]
+fn forked_child_lives_on_with_a_client_of_its_own_and_so_does_its_child() {
+    let daemon = TestDaemon::start();
+    let client = daemon.client();
+    let pool = client.create_pool("p", PoolOptions::new(8 * MIB)).unwrap();
+    let mut alice = puppet(&daemon);
+    alice.must("open-pool p rw");
+    alice.must("alloc p a 8 7");
+    alice.must("alloc p b 1000 8");
+    alice.must("share b");
+    let before = pool.stat().unwrap();
+    // One bit for each thing that was not as it should be.
+    assert_eq!(alice.must("fork-live p b"), "0");
+    // What the children had is free, and what the parent has is as it was.
+    eventually(PATIENCE, "their sessions have ended", || {
+        client.sessions().unwrap().len() == 2
+    });
+    let after = pool.stat().unwrap();
+    assert_eq!(after.blocks, before.blocks);
+    assert_eq!(after.leased_bytes, before.leased_bytes);
+    alice.must("check a 7");
+    alice.must("check b 8");
+    alice.must("alloc p c 8 9");
+    alice.must("check c 9");
+    assert_eq!(alice.must("fork-live p b"), "0", "and once more");
+    alice.must("check a 7");
+}
+
 /// K11, and the kernel's answer to an `fallocate` beyond a cgroup's limit: SIGKILL.
 #[test]
 fn daemon_in_a_small_cgroup_refuses_instead_of_being_killed() {

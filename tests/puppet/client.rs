@@ -13,7 +13,7 @@
 //! sessions      kill SESSION
 //! steal SOCKET TOKEN POOL-ID (tries a token of another process)
 //! intrude SOCKET POOL POOL-ID HANDLE (tries every call on a pool and a block of somebody else)
-//! fork      fork-use POOL KEY      fds      protect NEEDLE
+//! fork      fork-use POOL KEY      fork-live POOL KEY      fds      protect NEEDLE
 //! exec (what a program that it starts has open)
 //! flood SOCKET N [BYTES] (that many connections that say so much, as %xx)
 //! flood-ended (waits for the other side's end of each)      pools
@@ -25,6 +25,7 @@ use std::collections::HashMap;
 use std::fmt::Display;
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
@@ -133,6 +134,7 @@ impl Puppet {
         match verb {
             "fork" => done(sys::fork_holder()),
             "fork-use" => self.use_in_a_fork(&mut words),
+            "fork-live" => self.live_in_a_fork(&mut words),
             "fds" => Ok(harness::open_fds().to_string()),
             "exec" => done(exec()),
             "flood" => Ok(self.flood(&mut words)),
@@ -439,6 +441,19 @@ impl Puppet {
         done(code)
     }
 
+    /// Has a forked child live on with a client of its own, and have a child that does the same;
+    /// says how much of that was not as it should be.
+    fn live_in_a_fork(&self, words: &mut Words<'_>) -> Result<String, String> {
+        let pool = &self.pools[words.text()];
+        let Some(Held::Shared(shared)) = self.held.get(words.text()) else {
+            panic!("it is not shared");
+        };
+        let (handle, socket) = (shared.handle(), self.client().socket());
+        done(sys::in_forked_child(|| {
+            live_on(pool, handle, socket, 1).unwrap_or(0xff)
+        }))
+    }
+
     fn check(&self, verb: &str, words: &mut Words<'_>) -> Result<String, String> {
         if verb == "look" {
             let pool = &self.pools[words.text()];
@@ -506,4 +521,54 @@ fn protect(needle: &str) -> String {
         .filter(|m| sys::make_writable(m.start, m.length).is_ok())
         .count();
     format!("{} {writable} {gave_in}", readable.len())
+}
+
+/// What a forked child does with a client of its own, and so many children's children after it;
+/// returns a bit for each thing that was not as it should be.
+fn live_on(inherited: &Pool, handle: Handle, socket: &Path, children: u32) -> Result<u8, Error> {
+    const N: u64 = 3000;
+    let client = Client::builder().socket(socket).label("forked").connect()?;
+    let pool = client.open_pool(inherited.name())?;
+    // On the thread that had heaps in the parent, and more than a span of them.
+    let blocks: Result<Vec<_>, _> = (0..N).map(|n| pool.alloc_value(n)).collect();
+    let mut blocks = blocks?;
+    blocks.truncate(2000);
+    blocks.extend(
+        (2000..N)
+            .map(|n| pool.alloc_value(n))
+            .collect::<Result<Vec<_>, _>>()?,
+    );
+    let mut ours = pool.alloc_slice::<u8>(1000)?;
+    ours.fill(9);
+    let shared = ours.share()?;
+    let theirs = pool.resolve_slice::<u8>(handle)?;
+    let mut bytes = [vec![0; theirs.len()], vec![0; 1000]];
+    theirs.copy_to(&mut bytes[0])?;
+    let child = match children {
+        0 => Ok(0),
+        _ => sys::in_forked_child(|| {
+            live_on(&pool, shared.handle(), socket, children - 1).unwrap_or(0xff)
+        }),
+    };
+    let forked = |error: &Error| matches!(error, Error::Access(AccessError::Forked));
+    let is_good = [
+        inherited.try_alloc_value(1_u64).err() == Some(AllocError::Forked),
+        inherited.stat().as_ref().is_err_and(forked),
+        inherited
+            .resolve_slice::<u8>(handle)
+            .as_ref()
+            .is_err_and(forked),
+        // Of one byte, whoever filled it.
+        bytes[0].windows(2).all(|pair| pair[0] == pair[1]),
+        child.is_ok_and(|bits| bits == 0),
+        blocks.iter().zip(0..).all(|(block, n)| **block == n),
+        shared.copy_to(&mut bytes[1]).is_ok() && bytes[1] == [9; 1000],
+        {
+            drop((blocks, shared));
+            drop(pool);
+            client.close().is_ok()
+        },
+    ];
+    let bits = is_good.iter();
+    Ok(bits.fold(0, |bits, &good| bits << 1 | u8::from(!good)))
 }

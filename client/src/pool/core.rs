@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use goumem_alloc::{Handle, Placement, PoolId, SizeClass};
 use goumem_proto::model::PoolInfo;
-use goumem_shm::os::{Access, fork};
+use goumem_shm::os::Access;
+use goumem_shm::os::fork::Born;
 use goumem_shm::shape::Shape;
 use goumem_shm::{AccessError, PoolMemory, RawBlock, TakenBlocks};
 
@@ -102,7 +103,7 @@ impl PoolCore {
     /// Takes a block that is at hand anywhere in this process: the long way, after `at_hand`.
     #[cold]
     pub(crate) fn try_raw(&self, want: &Want) -> Result<RawBlock, AllocError> {
-        if fork::in_child_of_init() {
+        if self.session.born.is_elsewhere() {
             return Err(AllocError::Forked);
         }
         let (block, runs_dry) = self.heaps.alloc_elsewhere(want)?;
@@ -161,7 +162,7 @@ impl PoolCore {
             .into());
         };
         // Refused by the same name as every other use of a handle in a forked child.
-        if fork::in_child_of_init() {
+        if self.session.born.is_elsewhere() {
             return Err(AccessError::Forked.into());
         }
         // The session must not end between the look and the take.
@@ -215,6 +216,10 @@ impl PoolCore {
 impl CountsUsers for PoolCore {
     fn users(&self) -> &AtomicUsize {
         &self.users
+    }
+
+    fn born(&self) -> Born {
+        self.session.born
     }
 
     fn last_user_gone(&self) {

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 
 use goumem_alloc::{Placement, SessionNumber, SizeClass};
-use goumem_shm::os::fork;
+use goumem_shm::os::fork::Born;
 use goumem_shm::sync::{AtomicU64, Ordering};
 use goumem_shm::{LeasedSpan, PoolMemory, RawBlock};
 
@@ -20,6 +20,7 @@ static NEXT_KEY: AtomicU64 = AtomicU64::new(1);
 /// Everything in a pool that this process may allocate from without asking.
 #[derive(Debug)]
 pub(super) struct Heaps {
+    born: Born,
     number: PoolNumber,
     key: u64,
     shared: Mutex<SharedHeaps>,
@@ -42,6 +43,7 @@ impl Heaps {
 
     fn with_number(number: PoolNumber, refuses: Option<AllocError>, max_idle_bytes: u64) -> Self {
         Self {
+            born: Born::here(),
             number,
             key: NEXT_KEY.fetch_add(1, Ordering::Relaxed),
             shared: Mutex::new(SharedHeaps {
@@ -184,7 +186,7 @@ impl Heaps {
             // Whoever closes the gates waits for this turn.
             return Ok(act());
         }
-        if fork::in_child_of_init() {
+        if self.born.is_elsewhere() {
             return Err(AllocError::Forked);
         }
         let shared = lock(&self.shared);
@@ -263,7 +265,7 @@ impl Heaps {
 impl Drop for Heaps {
     fn drop(&mut self) {
         // In a forked child the locks may be held for ever, and the heaps are the parent's.
-        if fork::in_child_of_init() {
+        if self.born.is_elsewhere() {
             return;
         }
         // Before the number goes: a thread's heap under it must have no spans of this pool.

@@ -10,7 +10,7 @@ use crate::arena::ArenaWords;
 use crate::arena_memory::ArenaMemory;
 use crate::element::AtomicElement;
 use crate::error::AccessError;
-use crate::os::fork::in_child_of_init;
+use crate::os::fork::Born;
 use crate::os::to_u64;
 use crate::sync::{AtomicU64, Ordering, fence};
 
@@ -27,6 +27,7 @@ pub struct ArenaBytes<M> {
     index: u32,
     /// Whether its holder may write, which the mapping allows then.
     writable: bool,
+    born: Born,
     keeper: Arc<M>,
 }
 
@@ -48,6 +49,7 @@ impl<M: AsRef<ArenaMemory>> ArenaBytes<M> {
             handle,
             index,
             writable,
+            born: Born::here(),
             keeper,
         })
     }
@@ -67,6 +69,12 @@ impl<M: AsRef<ArenaMemory>> ArenaBytes<M> {
     #[inline]
     pub fn handle(&self) -> Handle {
         self.handle
+    }
+
+    /// Returns whether this process is a forked child of the one that holds it.
+    #[inline]
+    pub fn is_inherited(&self) -> bool {
+        self.born.is_elsewhere()
     }
 
     /// Returns which arena of the pool it is.
@@ -146,7 +154,7 @@ impl<M: AsRef<ArenaMemory>> ArenaBytes<M> {
     /// `ReadOnly`, `Forked`.
     #[inline]
     pub fn require_writable(&self) -> Result<(), AccessError> {
-        if in_child_of_init() {
+        if self.is_inherited() {
             return Err(AccessError::Forked);
         }
         if self.writable {
@@ -172,7 +180,7 @@ impl<M: AsRef<ArenaMemory>> ArenaBytes<M> {
     /// Refuses a life that is over, by the handle that `named` says was used.
     #[inline]
     pub(super) fn require_held(&self, named: impl FnOnce() -> Handle) -> Result<(), AccessError> {
-        if in_child_of_init() {
+        if self.is_inherited() {
             return Err(AccessError::Forked);
         }
         if self.words().load().is_held(self.handle.generation()) {
@@ -186,7 +194,7 @@ impl<M: AsRef<ArenaMemory>> ArenaBytes<M> {
     /// Returns where so many bytes lie in DATA.
     #[inline]
     fn checked_range(&self, inside_bytes: u64, len: usize) -> Result<u64, AccessError> {
-        if in_child_of_init() {
+        if self.is_inherited() {
             return Err(AccessError::Forked);
         }
         let limit_bytes = self.memory().geometry().arena_bytes();

@@ -1,14 +1,38 @@
-//! Knows when this process is a fork of the one that set goumem up. Shared memory is not
-//! inherited (`MADV_DONTFORK`), so the child must not touch what its parent mapped, and must not
-//! send on its parent's connections.
+//! Knows when this process is a fork of the one that made something. Shared memory is not
+//! inherited (`MADV_DONTFORK`), so a child must not touch what its parent mapped, and must not
+//! send on its parent's connections. What it makes itself is its own.
 
 use std::io;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 static INSTALLED: OnceLock<Result<(), i32>> = OnceLock::new();
-static IN_CHILD: AtomicBool = AtomicBool::new(false);
+/// How many forks lie between the process that began to count and this one.
+static FORKS: AtomicU32 = AtomicU32::new(0);
 static ON_CHILD: OnceLock<fn()> = OnceLock::new();
+
+/// In which process something was made, of this one and those that it descends from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Born(u32);
+
+impl Born {
+    /// Returns that it is this one.
+    #[inline]
+    pub fn here() -> Self {
+        Self(FORKS.load(Ordering::Relaxed))
+    }
+
+    /// Returns whether this process is a child of that one, or a child's child.
+    #[inline]
+    pub fn is_elsewhere(self) -> bool {
+        self != Self::here()
+    }
+}
+
+/// Returns how many forks lie between the process that called [`install`] first and this one.
+pub fn count() -> u32 {
+    Born::here().0
+}
 
 /// Begins to watch for forks. Repeating it does nothing.
 ///
@@ -37,15 +61,14 @@ pub fn on_child(hook: fn()) -> bool {
     ON_CHILD.set(hook).is_ok()
 }
 
-/// Returns whether this process is a forked child of the one that called [`install`].
-#[inline]
-pub fn in_child_of_init() -> bool {
-    IN_CHILD.load(Ordering::Relaxed)
-}
-
 extern "C" fn in_child() {
-    IN_CHILD.store(true, Ordering::Relaxed);
-    // So that allocs and frees leave their short way, on which nobody asks whether this is a child.
+    // It has one thread now.
+    FORKS.store(
+        FORKS.load(Ordering::Relaxed).wrapping_add(1),
+        Ordering::Relaxed,
+    );
+    // So that allocs and frees of what was inherited leave their short way, on which nobody asks
+    // where it was made.
     crate::agent::forget_token();
     if let Some(hook) = ON_CHILD.get() {
         hook();
@@ -59,18 +82,19 @@ mod tests {
 
     use super::*;
 
-    static HOOK_RAN: AtomicBool = AtomicBool::new(false);
+    static HOOK_RAN: AtomicU32 = AtomicU32::new(0);
 
     #[test]
     fn forked_child_knows_what_it_is_and_the_parent_does_not() {
         install().unwrap();
         install().unwrap();
-        assert!(on_child(|| HOOK_RAN.store(true, Ordering::Relaxed)));
+        assert!(on_child(|| HOOK_RAN.store(1, Ordering::Relaxed)));
         assert!(!on_child(|| ()));
+        let born = Born::here();
         let mut command = Command::new("true");
-        let look = || {
-            let knows = in_child_of_init() && HOOK_RAN.load(Ordering::Relaxed);
-            if knows {
+        let look = move || {
+            let knows = born.is_elsewhere() && !Born::here().is_elsewhere();
+            if knows && HOOK_RAN.load(Ordering::Relaxed) == 1 {
                 Ok(())
             } else {
                 Err(io::Error::from_raw_os_error(libc::EPROTO))
@@ -79,7 +103,7 @@ mod tests {
         // SAFETY: `look` only loads atomics, and makes an error without allocating.
         unsafe { command.pre_exec(look) };
         assert!(command.status().unwrap().success());
-        assert!(!in_child_of_init());
-        assert!(!HOOK_RAN.load(Ordering::Relaxed));
+        assert!(!born.is_elsewhere());
+        assert_eq!(HOOK_RAN.load(Ordering::Relaxed), 0);
     }
 }

@@ -42,6 +42,7 @@ use memmap2::{Advice, MmapOptions, MmapRaw};
 use rustix::process::Pid;
 
 use super::error::MapError;
+use super::fork::Born;
 use super::segment::Segment;
 use super::{HUGE_PAGE_BYTES, OS_PAGE_BYTES, to_u64, to_usize};
 use crate::sync::{AtomicU32, AtomicU64};
@@ -133,6 +134,7 @@ pub struct Mapping {
     /// Always there, until `drop`.
     memory: Option<Memory>,
     process: Pid,
+    born: Born,
 }
 
 /// Whose address space a mapping lies in.
@@ -163,6 +165,13 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
+    /// Returns whether this process is a forked child of the one that mapped it, so that nothing
+    /// of it is here.
+    #[inline]
+    pub fn is_inherited(&self) -> bool {
+        self.born.is_elsewhere()
+    }
+
     /// Maps the start of a segment.
     ///
     /// # Errors
@@ -252,6 +261,7 @@ impl Mapping {
             access,
             memory: Some(memory),
             process,
+            born: Born::here(),
         }
     }
 

@@ -6,7 +6,6 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::{BlockPlace, PoolMemory};
 use crate::element::AtomicElement;
 use crate::error::AccessError;
-use crate::os::fork::in_child_of_init;
 use crate::os::to_u64;
 use crate::shape::Shape;
 use crate::slot::{Freed, SlotRefusal, SlotState};
@@ -34,7 +33,7 @@ impl PoolMemory {
     #[inline]
     pub fn free_at(&self, at: &BlockPlace, handle: Handle) -> Result<Freed, AccessError> {
         self.require_writable()?;
-        if in_child_of_init() {
+        if self.is_inherited() {
             return Err(AccessError::Forked);
         }
         self.slot(at)

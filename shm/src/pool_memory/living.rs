@@ -221,7 +221,7 @@ impl<'a> Living<'a> {
     /// looked up, in place.
     #[inline]
     fn checked_start(&self, offset_bytes: u64, length_bytes: u64) -> Result<u64, AccessError> {
-        if crate::os::fork::in_child_of_init() {
+        if self.memory.is_inherited() {
             return Err(AccessError::Forked);
         }
         let shape = self.shape_word.load();
