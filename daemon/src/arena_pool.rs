@@ -11,22 +11,23 @@ use std::time::Instant;
 use goumem_alloc::{Handle, PoolId, SessionNumber, WORD_BYTES};
 use goumem_proto::model::{
     Access, ArenaHolder, ArenaHolders, ArenaInfo, ArenaPoolInfo, ArenaPoolStat, Backing,
-    Permissions, RequestId,
+    Permissions,
 };
 use goumem_proto::name::{ArenaName, PoolName};
+use goumem_shm::ArenaMemory;
 use goumem_shm::arena::ArenaState;
-use goumem_shm::header::{MadeBy, PoolState as HeaderState};
+use goumem_shm::header::MadeBy;
 use goumem_shm::os::Segment;
-use goumem_shm::root::RequestOp;
-use goumem_shm::{AccessError, ArenaMemory};
 
 use crate::error::Error;
 use crate::mappers::Mappers;
 use crate::permission;
 use crate::pool::{Shared, TablePages};
-use crate::session::{Caller, Intent, Session};
+use crate::session::{Caller, Session};
 
+mod arena;
 mod check;
+mod end;
 mod holders;
 mod observe;
 mod recover;
@@ -195,125 +196,6 @@ impl ArenaPool {
         Ok((control, data))
     }
 
-    /// Returns an arena one holds alone.
-    ///
-    /// # Errors
-    /// `Access`: stale, not owner, shared.
-    pub fn give_back(
-        self: &Arc<Self>,
-        session: &Session,
-        arena: Handle,
-        request_id: RequestId,
-    ) -> Result<(), Error> {
-        session.once(request_id, || {
-            let mut state = self.lock();
-            session.require_live()?;
-            if self.memory.resolve(arena).is_ok() {
-                session.intend(request_id, Intent::about(RequestOp::ReturnArena, arena));
-            }
-            self.memory.give_back(arena, session.number)?;
-            self.serve(&mut state);
-            Ok(())
-        })
-    }
-
-    /// Allocates in an arena that the session holds.
-    ///
-    /// # Errors
-    /// `Access`: not owner, stale, full.
-    pub fn alloc(
-        &self,
-        session: &Session,
-        arena: Handle,
-        size_bytes: u64,
-        align_bytes: u64,
-        request_id: RequestId,
-    ) -> Result<Handle, Error> {
-        session.once(request_id, || {
-            let state = self.lock();
-            session.require_live()?;
-            self.require_holder(&state, session, arena)?;
-            session.intend(request_id, Intent::about(RequestOp::ArenaAlloc, arena));
-            Ok(self
-                .memory
-                .alloc(arena, session.number, size_bytes, align_bytes)?)
-        })
-    }
-
-    /// Frees an allocation; returns the bytes in use after.
-    ///
-    /// # Errors
-    /// `Access`: not owner, stale, out of range.
-    pub fn free(
-        &self,
-        session: &Session,
-        allocation: Handle,
-        size_bytes: u64,
-        request_id: RequestId,
-    ) -> Result<u64, Error> {
-        session.once(request_id, || {
-            let state = self.lock();
-            session.require_live()?;
-            self.require_holder(&state, session, allocation)?;
-            session.intend(request_id, Intent::about(RequestOp::ArenaFree, allocation));
-            Ok(self.memory.free(allocation, session.number, size_bytes)?)
-        })
-    }
-
-    /// Empties an arena one holds alone; returns its new handle.
-    ///
-    /// # Errors
-    /// `Access`: not owner, stale, shared.
-    pub fn reset(
-        &self,
-        session: &Session,
-        arena: Handle,
-        request_id: RequestId,
-    ) -> Result<ArenaInfo, Error> {
-        session.once(request_id, || {
-            let _state = self.lock();
-            session.require_live()?;
-            session.intend(request_id, Intent::about(RequestOp::ResetArena, arena));
-            let arena = self.memory.reset(arena, session.number)?;
-            Ok(self.arena_info(arena, Access::ReadWrite))
-        })
-    }
-
-    /// Copies bytes out of an arena, from where the handle points, checked again after.
-    ///
-    /// # Errors
-    /// `Access`.
-    pub fn read(&self, handle: Handle, offset_bytes: u64, into: &mut [u8]) -> Result<(), Error> {
-        Ok(self.memory.read(handle, offset_bytes, into)?)
-    }
-
-    /// Copies bytes into an arena that the session holds.
-    ///
-    /// # Errors
-    /// `Access`, `SessionExpired`.
-    pub fn write(
-        &self,
-        session: &Session,
-        handle: Handle,
-        offset_bytes: u64,
-        bytes: &[u8],
-    ) -> Result<(), Error> {
-        let state = self.lock();
-        session.require_live()?;
-        self.require_holder(&state, session, handle)?;
-        Ok(self.memory.write(handle, offset_bytes, bytes)?)
-    }
-
-    /// Returns how many bytes of a held arena are in use, from where the handle points.
-    ///
-    /// # Errors
-    /// `Access`.
-    pub fn used_from(&self, handle: Handle) -> Result<u64, Error> {
-        let used = self.memory.used_bytes(handle)?;
-        let at = self.memory.locate(handle)?;
-        Ok(used.saturating_sub(at.inside_bytes))
-    }
-
     /// Says which run of the daemon has it now.
     pub(crate) fn set_run(&self, instance: u64, epoch: u64) {
         self.memory.header().set_run(instance, epoch);
@@ -328,96 +210,6 @@ impl ArenaPool {
     /// Returns the request that made it.
     pub(crate) fn made_by(&self) -> MadeBy {
         self.memory.header().made_by()
-    }
-
-    /// Begins the end: no new opens, gets or attaches. Returns the sessions to tell, or `None` when
-    /// it has begun before.
-    pub fn destroy(&self) -> Option<Vec<SessionNumber>> {
-        let mut state = self.lock();
-        if std::mem::replace(&mut state.destroying, true) {
-            return None;
-        }
-        self.memory.header().set_state(HeaderState::Destroying);
-        // Mappings and fds stay good without it, and the name is free for another pool.
-        self.remove_files();
-        // Whoever waits learns it by its closed channel.
-        state.waiters.clear();
-        self.memory.set_waiters(false);
-        Some(state.mapped_by.sessions())
-    }
-
-    /// Notes that a session has unmapped it, once.
-    pub fn unmap(&self, session: &Session) {
-        let mut state = self.lock();
-        state.mapped_by.remove_one(session.number);
-        self.write_member(&state, session);
-    }
-
-    /// Returns whether it is being destroyed.
-    pub(crate) fn is_destroying(&self) -> bool {
-        self.lock().destroying
-    }
-
-    /// Returns whether it is being destroyed and nobody maps it any more.
-    pub fn is_gone(&self) -> bool {
-        let state = self.lock();
-        state.destroying && state.mapped_by.is_empty()
-    }
-
-    /// Gives everything back: for an arena pool that is gone. Called once, before it is dropped.
-    pub(crate) fn dismantle(&self) {
-        self.give_everything_back();
-        self.remove_files();
-    }
-
-    /// Takes the arena pool out of the budget and out of its owner's quota. Called once.
-    fn give_everything_back(&self) {
-        let state = self.lock();
-        let bytes = self.payload_bytes + state.data_table_bytes + state.tables.bytes();
-        self.shared.budget.release(bytes);
-        self.shared
-            .quotas
-            .discharge(self.permissions.uid, self.payload_bytes);
-    }
-
-    /// CONTROL last: it says that the pool is being destroyed, should the daemon die in between.
-    fn remove_files(&self) {
-        for (segment, what) in [(&self.data, "DATA"), (&self.control, "CONTROL")] {
-            if let Err(error) = segment.remove() {
-                tracing::warn!(pool = %self.name, %error, "could not remove {what}");
-            }
-        }
-    }
-
-    /// Gives back what a dead session held; returns how many bytes of arenas.
-    pub fn sweep(self: &Arc<Self>, dead: &Session) -> u64 {
-        let mut state = self.lock();
-        debug_assert!(!dead.is_live(), "sessions are marked before they are swept");
-        if !state.mapped_by.may_hold(dead.number) {
-            return 0;
-        }
-        let mut freed = 0;
-        for index in 0..self.memory.geometry().arenas() {
-            if self
-                .memory
-                .words(index)
-                .is_some_and(|words| words.sweep(dead.number))
-            {
-                freed += self.memory.geometry().arena_bytes();
-            }
-        }
-        for arena in state.holders.held_by(dead.number) {
-            if self.drop_holder(&mut state, arena, dead.number) {
-                freed += self.memory.geometry().arena_bytes();
-            }
-        }
-        state
-            .waiters
-            .retain(|waiter| waiter.get.session.number != dead.number);
-        state.mapped_by.remove_all(dead.number);
-        self.write_member(&state, dead);
-        self.serve(&mut state);
-        freed
     }
 
     /// Returns how many arenas a session holds, and whether it maps the pool.
@@ -511,35 +303,6 @@ impl ArenaPool {
             arena,
             size_bytes: self.memory.geometry().arena_bytes(),
             access,
-        }
-    }
-
-    /// Refuses a session that does not hold the arena that the handle points into, or holds it
-    /// read-only.
-    fn require_holder(
-        &self,
-        state: &ArenaPoolState,
-        session: &Session,
-        handle: Handle,
-    ) -> Result<(), Error> {
-        let (at, words) = self.memory.resolve(handle)?;
-        let word = words.load();
-        let holds = match word.state() {
-            Some(ArenaState::Exclusive) => word.owner() == session.number,
-            Some(ArenaState::Named) => state
-                .holders
-                .of(at.index)
-                .is_some_and(|named| named.access(session.number) == Some(Access::ReadWrite)),
-            Some(ArenaState::Free) | None => false,
-        };
-        if holds {
-            Ok(())
-        } else {
-            Err(AccessError::NotOwner {
-                handle,
-                owner: word.owner(),
-            }
-            .into())
         }
     }
 
