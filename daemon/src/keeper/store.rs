@@ -194,9 +194,17 @@ impl Shared {
         if state.ended {
             return Err(io::ErrorKind::NotConnected.into());
         }
+        // Should this fail, the thread tries again.
+        let _ = self.watch.wake();
         let mut connection = Connection::start(&self.launch)?;
         for (name, fd) in &state.held {
-            connection.store(name, &**fd)?;
+            if let Err(error) = connection.store(name, &**fd) {
+                // With a part of it, the next daemon would find half of what there is.
+                let _ = connection.keeper.kill();
+                let _ = connection.wait_for_end();
+                connection.reap();
+                return Err(error);
+            }
         }
         info!(
             pid = connection.keeper.pid(),
