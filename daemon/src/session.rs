@@ -238,7 +238,9 @@ impl Session {
                     highest,
                 });
         }
+        let unfinished = Unfinished { session: self, id };
         let outcome = call();
+        std::mem::forget(unfinished);
         self.end_request(id, outcome.as_ref().ok());
         outcome
     }
@@ -272,20 +274,35 @@ impl Session {
         }
     }
 
-    /// Takes over the requests that an earlier daemon wrote down, to find out what they came to.
-    pub(crate) fn written_requests(&self) -> Vec<Result<RequestRecord, u64>> {
-        let row = self.root.row(self.number);
-        let written: Vec<_> = row
-            .requests()
-            .filter_map(|slot| slot.load().transpose())
-            .collect();
-        let gets = &mut self.lock().requests.gets;
-        for request in written.iter().flatten() {
-            if request.op == RequestOp::GetArena {
-                gets.skip(request.extra);
+    /// Takes over the requests that an earlier daemon wrote down, of which `recall` says what they
+    /// came to. Returns how many could not be believed.
+    pub(crate) fn take_over_requests(
+        &self,
+        recall: impl Fn(&RequestRecord) -> Option<Recalled>,
+    ) -> u32 {
+        let mut odd = 0;
+        for slot in self.root.row(self.number).requests() {
+            let (id, recalled) = match slot.load() {
+                Ok(None) => continue,
+                Ok(Some(request)) => {
+                    if request.op == RequestOp::GetArena {
+                        self.lock().requests.gets.skip(request.extra);
+                    }
+                    (request.id, recall(&request))
+                }
+                Err(id) => {
+                    odd += 1;
+                    (id, Some(Recalled::Unknown))
+                }
+            };
+            match recalled {
+                Some(recalled) => self.recall_requests([(id, recalled)]),
+                // What it was about may become another's, and must not be taken for its effect by
+                // the daemon after this one.
+                None => slot.clear(),
             }
         }
-        written
+        odd
     }
 
     fn end_request<T: Outcome>(&self, id: RequestId, outcome: Option<&T>) {
@@ -307,6 +324,19 @@ impl Session {
     fn lock(&self) -> MutexGuard<'_, SessionState> {
         // A panic of another call leaves the log usable: every update of it is one step.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A request that has begun. If its call panics, nobody knows what it has done: a retry is refused,
+/// and what is written down of it stays for the next daemon, which can tell.
+struct Unfinished<'a> {
+    session: &'a Session,
+    id: RequestId,
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        self.session.lock().requests.finish(self.id.get(), None);
     }
 }
 

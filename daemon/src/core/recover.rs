@@ -296,18 +296,8 @@ impl Core {
             .map(|session| (session.serial, session))
             .collect();
         for session in sessions.values() {
-            let known =
-                session
-                    .written_requests()
-                    .into_iter()
-                    .filter_map(|written| match written {
-                        Ok(request) => Some((request.id, self.recall(session, &request)?)),
-                        Err(id) => {
-                            self.quarantine(1);
-                            Some((id, Recalled::Unknown))
-                        }
-                    });
-            session.recall_requests(known);
+            let odd = session.take_over_requests(|request| self.recall(session, request));
+            self.quarantine(odd);
         }
         for pool in self.registry().all() {
             let made_by = pool.made_by();

@@ -34,6 +34,26 @@ fn a_retried_call_happens_once_and_an_old_one_is_expired() {
     );
 }
 
+/// Its id was in flight for ever, and a retry asked again and again.
+#[test]
+fn a_call_that_panicked_is_not_made_again() {
+    let daemon = Daemon::start();
+    let alice = daemon.caller(1000);
+    let session = alice.session.as_ref().unwrap();
+    let id = RequestId::new(1);
+    let call = || {
+        session.once(id, || -> Result<(), Error> {
+            std::panic::resume_unwind(Box::new(()))
+        })
+    };
+    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(call)).is_err());
+    for _ in 0..2 {
+        let retry = session.once(id, || -> Result<(), Error> { panic!("made again") });
+        assert_eq!(reason(retry), Reason::RequestExpired);
+    }
+    session.once(RequestId::new(2), || Ok(())).unwrap();
+}
+
 #[test]
 fn one_connection_may_have_several_sessions_each_told_of_its_death() {
     let daemon = Daemon::start();

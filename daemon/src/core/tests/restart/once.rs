@@ -240,3 +240,33 @@ fn a_call_that_was_cut_off_is_finished_by_its_retry() {
     daemon.check();
     assert_eq!(daemon.stat(&bob, "p").blocks, 1);
 }
+
+/// A block's word has the same generation before its export as after it: the note of an Alloc that
+/// had not exported it was taken for the export of somebody else, by the second daemon.
+#[test]
+fn a_note_that_came_to_nothing_is_not_believed_by_the_daemon_after_the_next() {
+    let (daemon, alice, bob, pool) = scene();
+    let freed = daemon.alloc(&alice, pool, 100).unwrap();
+    daemon.free(&alice, freed).unwrap();
+    let memory = daemon.map(&alice, pool);
+    let next = memory.handle(freed.generation().next().unwrap(), freed.offset());
+    let session = alice.session.as_ref().unwrap();
+    session.intend(ID, Intent::about(RequestOp::Alloc, next).with(100));
+
+    let (daemon, [alice, bob]) = daemon.kill_and_restart([&alice, &bob]);
+    // Somebody is faster than her retry.
+    let theirs: Vec<Handle> = (0..64)
+        .map(|_| daemon.alloc(&bob, pool, 100).unwrap())
+        .collect();
+    assert!(theirs.contains(&next), "{theirs:?}");
+
+    let (daemon, [alice, _]) = daemon.kill_and_restart([&alice, &bob]);
+    let alloc = Alloc {
+        pool_id: pool,
+        spec: spec(100),
+        request_id: ID,
+    };
+    let hers = daemon.core.alloc(&alice, alloc, daemon.now).unwrap();
+    assert!(!theirs.contains(&hers.block.handle));
+    daemon.check();
+}
