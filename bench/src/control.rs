@@ -84,10 +84,10 @@ fn give_back(caller: &Caller, spans: Vec<v1::Span>) -> v1::ReturnSpansRequest {
 }
 
 /// By calls of their own.
-struct Unary(Caller);
+pub(crate) struct Unary(pub(crate) Caller);
 
 impl Unary {
-    async fn cycle(&mut self, at_once: usize) -> anyhow::Result<()> {
+    pub(crate) async fn cycle(&mut self, at_once: usize) -> anyhow::Result<()> {
         let mut calls = JoinSet::new();
         for _ in 0..at_once {
             let mut caller = self.0.clone();

@@ -12,6 +12,8 @@ use anyhow::{Context as _, bail};
 use goumem::blocking::Client;
 use tempfile::TempDir;
 
+use crate::process;
+
 /// Makes this program goumemd, if it is the first argument. Not for people.
 pub(crate) const SUBCOMMAND: &str = "become-goumemd";
 
@@ -25,6 +27,8 @@ pub(crate) struct Daemon {
     directory: TempDir,
     /// What holds its pools when it is killed.
     keeper: &'static str,
+    /// That and what else it was told.
+    args: Vec<String>,
 }
 
 impl Daemon {
@@ -33,7 +37,7 @@ impl Daemon {
     /// # Errors
     /// What the OS says; that it ended or did not listen in time.
     pub(crate) fn start() -> anyhow::Result<Self> {
-        Self::start_with("none")
+        Self::start_with("none", &[])
     }
 
     /// Starts one whose pools outlive it, for [`restart`](Self::restart).
@@ -41,16 +45,27 @@ impl Daemon {
     /// # Errors
     /// As [`start`](Self::start).
     pub(crate) fn start_kept() -> anyhow::Result<Self> {
-        Self::start_with("process")
+        Self::start_kept_with(&[])
     }
 
-    fn start_with(keeper: &'static str) -> anyhow::Result<Self> {
+    /// As [`start_kept`](Self::start_kept), with more arguments.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub(crate) fn start_kept_with(args: &[String]) -> anyhow::Result<Self> {
+        Self::start_with("process", args)
+    }
+
+    fn start_with(keeper: &'static str, args: &[String]) -> anyhow::Result<Self> {
         let directory = tempfile::tempdir().context("could not make a directory")?;
-        let process = spawn(&directory, &["--keeper", keeper])?;
+        let keeper_args = ["--keeper", keeper].map(str::to_owned);
+        let args: Vec<String> = keeper_args.iter().chain(args).cloned().collect();
+        let process = spawn(&directory, &args)?;
         let mut daemon = Self {
             process,
             directory,
             keeper,
+            args,
         };
         daemon.wait_until_it_listens()?;
         Ok(daemon)
@@ -65,7 +80,7 @@ impl Daemon {
         self.process.kill()?;
         self.process.wait()?;
         let start = Instant::now();
-        self.process = spawn(&self.directory, &["--keeper", self.keeper])?;
+        self.process = spawn(&self.directory, &self.args)?;
         self.wait_until_it_listens()?;
         Ok(start)
     }
@@ -82,6 +97,11 @@ impl Daemon {
             std::thread::sleep(Duration::from_millis(1));
         }
         Ok(())
+    }
+
+    /// Returns its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id()
     }
 
     /// Returns the path of its socket.
@@ -110,7 +130,7 @@ impl Drop for Daemon {
         let _ = self.process.wait();
         // Else the keeper would wait for the next daemon.
         if self.keeper != "none"
-            && let Ok(mut dropping) = spawn(&self.directory, &["--drop"])
+            && let Ok(mut dropping) = spawn(&self.directory, &["--drop".to_owned()])
         {
             // To wait for it closes its stdin, whose end would end it before it is done.
             let stdin = dropping.stdin.take();
@@ -120,8 +140,20 @@ impl Drop for Daemon {
     }
 }
 
+/// Returns the keeper that a daemon has started.
+///
+/// # Errors
+/// That there is none.
+pub(crate) fn keeper_of(daemon: &Daemon) -> anyhow::Result<u32> {
+    let children = process::children(daemon.pid())?;
+    children
+        .first()
+        .copied()
+        .context("a daemon without a keeper")
+}
+
 /// Starts this program as goumemd, with the files of a directory.
-fn spawn(directory: &TempDir, args: &[&str]) -> anyhow::Result<Child> {
+fn spawn(directory: &TempDir, args: &[String]) -> anyhow::Result<Child> {
     let program = std::env::current_exe().context("could not find this program")?;
     Command::new(program)
         .arg(SUBCOMMAND)

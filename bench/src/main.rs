@@ -18,10 +18,12 @@ mod daemon;
 mod first_touch;
 mod handoff;
 mod heaps;
+mod idle;
 mod mixed;
 mod pair;
 #[expect(unsafe_code, reason = "calls peers as their C and GlobalAlloc want it")]
 mod peers;
+mod process;
 mod random;
 mod recovery;
 mod replace;

@@ -36,6 +36,9 @@ pub(crate) struct Line {
     goal: Option<Goal>,
     /// Whether the goal is met; none where it cannot be told.
     holds: Option<bool>,
+    /// What else was measured: nothing is compared with it.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    also: BTreeMap<&'static str, f64>,
 }
 
 impl Line {
@@ -62,7 +65,16 @@ impl Line {
                 .collect(),
             goal: bench.goal,
             holds,
+            also: BTreeMap::new(),
         }
+    }
+
+    /// Adds what else was measured, with the unit in its name.
+    pub(crate) fn also(mut self, figures: impl IntoIterator<Item = (&'static str, f64)>) -> Self {
+        let figures = figures.into_iter();
+        self.also
+            .extend(figures.map(|(name, value)| (name, rounded(value))));
+        self
     }
 
     /// Prints it, as JSON or as a row of the table.
@@ -88,17 +100,22 @@ impl Line {
             Some(false) => "missed",
             None => "",
         };
-        let peers: Vec<_> = self
-            .peers
-            .iter()
-            .map(|(name, value)| format!("{name} {value:.1}"))
-            .collect();
+        let figures = |figures: &BTreeMap<&str, f64>| {
+            let figures = figures
+                .iter()
+                .map(|(name, value)| format!("{name} {value:.1}"));
+            figures.collect::<Vec<_>>().join(", ")
+        };
+        let also = match figures(&self.also) {
+            also if also.is_empty() => also,
+            also => format!("({also})"),
+        };
         println!(
-            "{:<22} {:>9} {:>10.2} {ratio:>6}  {goal:<12} {holds:<6}  {}",
+            "{:<22} {:>9} {:>10.2} {ratio:>6}  {goal:<12} {holds:<6}  {}{also}",
             self.bench,
             self.unit,
             self.goumem,
-            peers.join(", ")
+            figures(&self.peers)
         );
         Ok(())
     }
@@ -169,6 +186,17 @@ mod tests {
     fn a_goal_about_the_peers_is_not_judged_without_them() {
         let line = measure(&bench(Some(Goal::RatioToPeers(2.0))));
         assert_eq!(line.holds, peers::ALL.then_some(true));
+    }
+
+    #[test]
+    fn what_else_was_measured_is_said_and_not_compared() {
+        let line = measure(&bench(None)).also([("of_ms", 0.25)]);
+        let json = serde_json::to_string(&line).unwrap();
+        assert!(
+            json.ends_with(r#""holds":null,"also":{"of_ms":0.25}}"#),
+            "{json}"
+        );
+        assert_eq!(line.best_peer, Some("fast"));
     }
 
     #[test]

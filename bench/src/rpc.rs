@@ -23,6 +23,8 @@ use crate::timing::{Effort, alternate, median_us};
 const BLOCK_BYTES: u64 = 64;
 const BATCH_BLOCKS: u32 = 1000;
 const POOL_BYTES: u64 = 64 << 20;
+/// The pool of a [`Caller`].
+pub(crate) const POOL: &str = "bench";
 
 /// Alloc of 64 bytes and Free, in microseconds for the two; beside two empty calls.
 pub(crate) fn alloc_free(bench: &Bench, effort: Effort) -> anyhow::Result<Line> {
@@ -78,6 +80,15 @@ pub(crate) fn runtime() -> anyhow::Result<Runtime> {
     built.context("could not start the runtime")
 }
 
+/// Connects.
+pub(crate) async fn channel(socket: &Path) -> anyhow::Result<Channel> {
+    let path = socket.to_str().context("path of the socket is not UTF-8")?;
+    let endpoint = Endpoint::from_shared(format!("unix:{path}"))?
+        .origin(Uri::from_static("http://localhost"))
+        .max_frame_size(80 << 10);
+    Ok(endpoint.connect().await?)
+}
+
 /// A session with a pool.
 #[derive(Debug, Clone)]
 pub(crate) struct Caller {
@@ -92,12 +103,12 @@ pub(crate) struct Caller {
 
 impl Caller {
     pub(crate) async fn connect(socket: &Path) -> anyhow::Result<Self> {
-        let path = socket.to_str().context("path of the socket is not UTF-8")?;
-        let channel = Endpoint::from_shared(format!("unix:{path}"))?
-            .origin(Uri::from_static("http://localhost"))
-            .max_frame_size(80 << 10)
-            .connect()
-            .await?;
+        Self::connect_to(socket, POOL_BYTES).await
+    }
+
+    /// As `connect`, with a pool of that capacity.
+    pub(crate) async fn connect_to(socket: &Path, capacity_bytes: u64) -> anyhow::Result<Self> {
+        let channel = channel(socket).await?;
         let open = v1::OpenSessionRequest {
             label: "goumem-bench".to_owned(),
             ttl_ms: 0,
@@ -114,8 +125,8 @@ impl Caller {
             last_request_id: Arc::default(),
         };
         let create = v1::CreatePoolRequest {
-            name: "bench".to_owned(),
-            capacity_bytes: POOL_BYTES,
+            name: POOL.to_owned(),
+            capacity_bytes,
             ..v1::CreatePoolRequest::default()
         };
         let create = caller.with_token(create);

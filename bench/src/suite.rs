@@ -5,7 +5,8 @@ use anyhow::ensure;
 use crate::report::{Goal, Line};
 use crate::timing::Effort;
 use crate::{
-    arena, arena_2p, control, copy_out, first_touch, handoff, mixed, pair, recovery, replace, rpc,
+    arena, arena_2p, control, copy_out, first_touch, handoff, idle, mixed, pair, recovery, replace,
+    rpc,
 };
 
 /// A benchmark.
@@ -56,8 +57,22 @@ const BENCHES: &[Bench] = &[
     bench("copy_out_private", Goal::Ratio(1.1), copy_out::private),
     without_goal("first_touch_fresh", first_touch::fresh),
     without_goal("first_touch_again", first_touch::again),
-    bench("recovery_pools", Goal::Value(100.0), recovery::pools),
-    bench("recovery_sweep", Goal::Value(50.0), recovery::sweep),
+    bench("recovery_pools", Goal::Value(100.0), recovery::pools::pools),
+    bench("recovery_sweep", Goal::Value(50.0), recovery::sweep::sweep),
+    bench(
+        "recovery_pause_lease",
+        Goal::Value(5.0),
+        recovery::sweep::lease_pause,
+    ),
+    bench(
+        "recovery_pause_alloc",
+        Goal::Value(5.0),
+        recovery::sweep::alloc_pause,
+    ),
+    without_goal("recovery_sessions", recovery::sessions::sessions),
+    bench("idle_memory", Goal::Value(15.0), idle::memory_of),
+    bench("idle_start", Goal::Value(50.0), idle::start),
+    bench("idle_wakeups", Goal::Value(0.0), idle::wakeups),
 ];
 
 /// Returns the benchmarks that a name selects, each once; all of them without names.

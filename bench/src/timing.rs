@@ -64,8 +64,10 @@ pub(crate) fn alternate(
     }
     let names = peers.iter().map(|(name, _)| *name);
     Ok(Medians {
-        goumem: median(ours),
-        peers: names.zip(theirs.into_iter().map(median)).collect(),
+        goumem: median(&ours),
+        peers: names
+            .zip(theirs.iter().map(|times| median(times)))
+            .collect(),
     })
 }
 
@@ -117,7 +119,7 @@ pub(crate) async fn median_us(
         repeat().await?;
         times.push(us(start.elapsed()));
     }
-    Ok(median(times))
+    Ok(median(&times))
 }
 
 fn us(time: Duration) -> f64 {
@@ -125,9 +127,16 @@ fn us(time: Duration) -> f64 {
 }
 
 /// Returns the middle one; NaN of nothing.
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+fn median(values: &[f64]) -> f64 {
+    percentile(values, 50)
+}
+
+/// Returns the value that so many percent are below; NaN of nothing.
+pub(crate) fn percentile(values: &[f64], percent: usize) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let at = sorted.len() * percent / 100;
+    sorted.get(at).copied().unwrap_or(f64::NAN)
 }
 
 #[cfg(test)]

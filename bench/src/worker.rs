@@ -229,7 +229,7 @@ fn serve(args: &[OsString]) -> anyhow::Result<Serve> {
         Some(arena_2p::ROLE) => arena_2p::serve(args),
         Some(handoff::SENDER) => handoff::serve_sender(args),
         Some(handoff::RECEIVER) => handoff::serve_receiver(args),
-        Some(recovery::ROLE) => recovery::hold(args),
+        Some(recovery::sweep::ROLE) => recovery::sweep::hold(args),
         _ => bail!("no such role: {}", role.display()),
     }
 }
