@@ -18,7 +18,7 @@ pub use geometry::{
     PoolGeometry, RECORD_BYTES, WORD_BYTES,
 };
 pub use handle::{Handle, HandleError, HandleKind};
-pub use page_heap::{PageHeap, PageState, QuotaError, Reservation, ReserveError};
+pub use page_heap::{PageHeap, PageState, QuotaError, Recorded, Reservation, ReserveError};
 pub use size_class::{
     COLOUR_BYTES, LayoutError, MAX_BLOCK_PAGES, MAX_CLASS_BYTES, MAX_SPAN_PAGES, Placement,
     SizeClass,

@@ -314,7 +314,9 @@ impl Core {
 
     /// Notes that free memory may have come to a pool.
     fn note_freed(&self, pool: &crate::pool::Pool, now: Instant) {
-        if self.next_deadline().is_none()
+        // Nothing that is free by now is due before.
+        let soon = now + self.shared.purge_after();
+        if self.next_deadline().is_none_or(|due| due > soon)
             && let Some(at) = pool.purge_due(now)
         {
             self.note_deadline(at);

@@ -34,6 +34,7 @@ pub mod session;
 mod status;
 pub mod systemd;
 mod ticker;
+mod turn_lock;
 
 pub use cli::cli_main;
 pub use config::{Config, ConfigError, Declared, DeclaredKind, Keeper, Limits};

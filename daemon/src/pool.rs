@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use goumem_alloc::{PageCount, PageHeap, PageIndex, PoolId, SessionNumber, SizeClass, WORD_BYTES};
@@ -25,6 +25,7 @@ use crate::error::Error;
 use crate::mappers::Mappers;
 use crate::permission;
 use crate::session::{Caller, Session};
+use crate::turn_lock::TurnLock;
 
 mod back;
 mod block;
@@ -89,6 +90,14 @@ impl Shared {
     }
 }
 
+/// How long after the first look at abandoned spans the second follows, at least.
+const SHORTEST_LOOK: Duration = Duration::from_millis(10);
+/// The longest pause between two looks: what was freed in abandoned spans stays so long, unless
+/// somebody needs it.
+const RAREST_LOOK: Duration = Duration::from_secs(64);
+/// From the shortest to more than the longest.
+const MAX_DOUBLINGS: u32 = 13;
+
 /// A pool.
 #[derive(Debug)]
 pub struct Pool {
@@ -104,7 +113,7 @@ pub struct Pool {
     memory: Arc<PoolMemory>,
     control: Arc<Segment>,
     data: Arc<Segment>,
-    state: Mutex<PoolState>,
+    state: TurnLock<PoolState>,
 }
 
 /// What the lock is for.
@@ -115,6 +124,8 @@ struct PoolState {
     spans: BTreeMap<PageIndex, Span>,
     /// Spans without a lessee, of which blocks are alive.
     abandoned: BTreeSet<PageIndex>,
+    /// How often they were looked at since the last of them came or went.
+    vain_looks: u32,
     /// The session that last wrote a free committed page; nobody else sees what it wrote.
     last_user: BTreeMap<PageIndex, u64>,
     local: LocalHeap,
@@ -170,6 +181,7 @@ impl Pool {
             heap: PageHeap::new(total, parts.capacity_pages),
             spans: BTreeMap::new(),
             abandoned: BTreeSet::new(),
+            vain_looks: 0,
             last_user: BTreeMap::new(),
             local: LocalHeap::default(),
             records: Records::default(),
@@ -190,7 +202,7 @@ impl Pool {
             memory: Arc::new(parts.memory),
             control: parts.control,
             data: parts.data,
-            state: Mutex::new(state),
+            state: TurnLock::new(state),
         }
     }
 
@@ -391,22 +403,31 @@ impl Pool {
     /// Gives free committed memory back to the OS; returns how many bytes.
     pub fn purge(&self, min_idle: Duration, now: Instant) -> u64 {
         let mut state = self.lock();
+        let abandoned = state.abandoned.len();
         self.return_idle(&mut state);
         self.drop_stale_charges(&mut state);
+        state.vain_looks = if state.abandoned.len() == abandoned {
+            state.vain_looks.saturating_add(1)
+        } else {
+            0
+        };
+        drop(state);
         let min_idle_ms = u64::try_from(min_idle.as_millis()).unwrap_or(u64::MAX);
-        let runs = state.heap.idle_runs(self.shared.millis(now), min_idle_ms);
-        let mut purged = 0;
-        for (first, pages) in runs {
-            purged += self.purge_run(&mut state, first, pages);
-        }
-        purged
+        self.purge_idle(self.shared.millis(now), min_idle_ms)
     }
 
-    /// Returns when the next free memory is due for a purge, if any is committed.
+    /// Returns when the next free memory is due for a purge, if any is committed. Abandoned spans,
+    /// whose blocks may be meant to stay, are looked at ever more rarely.
     pub fn purge_due(&self, now: Instant) -> Option<Instant> {
         let state = self.lock();
         let idle = state.heap.free_committed_pages() > PageCount::ZERO || state.local.may_idle();
-        (idle || !state.abandoned.is_empty()).then(|| now + self.shared.purge_after())
+        let purge_after = self.shared.purge_after();
+        if idle {
+            return Some(now + purge_after);
+        }
+        let often = purge_after.max(SHORTEST_LOOK);
+        let pause = often.saturating_mul(1 << state.vain_looks.min(MAX_DOUBLINGS));
+        (!state.abandoned.is_empty()).then(|| now + pause.min(often.max(RAREST_LOOK)))
     }
 
     /// Notes that a session is about to hold something here, for the next daemon too.
@@ -503,7 +524,12 @@ impl Pool {
     fn lock(&self) -> MutexGuard<'_, PoolState> {
         // The state is checked by `check` in tests after every operation; a handler that
         // panicked in between would be a bug, and refusing every later call would not mend it.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
+    }
+
+    /// As `lock`, for long work that is done in turns: whoever waits already comes first.
+    fn lock_after_others(&self) -> MutexGuard<'_, PoolState> {
+        self.state.lock_after_others()
     }
 }
 

@@ -84,11 +84,6 @@ impl Extents {
                 .sum::<u32>()
     }
 
-    /// Returns the runs as (first page, pages), by place.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, u32)> {
-        self.by_first.iter().map(|(&first, &pages)| (first, pages))
-    }
-
     fn at_or_before(&self, page: u32) -> Option<(u32, u32)> {
         self.by_first
             .range(..=page)

@@ -60,6 +60,16 @@ impl Runs {
         }
     }
 
+    /// Takes runs that are as the invariants say, by place.
+    pub(super) fn from_sorted(runs: Vec<Run>) -> Self {
+        let runs = runs.into_iter();
+        Self {
+            by_first: runs
+                .map(|run| (run.first, (run.pages, run.state)))
+                .collect(),
+        }
+    }
+
     /// Puts a run of pages into another state, and returns what they were before.
     pub(super) fn replace(&mut self, run: Run) -> Vec<Run> {
         self.split_at(run.first);

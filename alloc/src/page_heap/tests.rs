@@ -200,7 +200,7 @@ impl Model {
             State::Committed { since_ms } => now_ms - since_ms >= min_idle_ms,
             _ => false,
         };
-        let runs = self.heap.idle_runs(now_ms, min_idle_ms);
+        let runs = idle_runs(&self.heap, now_ms, min_idle_ms);
         let listed: u32 = runs.iter().map(|(_, pages)| pages.get()).sum();
         assert_eq!(listed, self.count(idle));
         for (first, pages) in runs.into_iter().skip(keep) {
@@ -343,13 +343,68 @@ fn runs_given_back_at_different_times_are_reserved_as_one() {
     assert_eq!(reservation.uncommitted_pages(), PageCount::ZERO);
     heap.abort(reservation);
     // And the times are kept through the abort.
-    assert_eq!(heap.idle_runs(30, 10), [(PageIndex::new(4), pages(8))]);
-    assert_eq!(heap.idle_runs(30, 11), [(PageIndex::new(4), pages(4))]);
-    assert_eq!(heap.idle_runs(30, 0), [(PageIndex::new(0), pages(12))]);
-    assert_eq!(heap.idle_runs(0, 1), []);
+    assert_eq!(idle_runs(&heap, 30, 10), [(PageIndex::new(4), pages(8))]);
+    assert_eq!(idle_runs(&heap, 30, 11), [(PageIndex::new(4), pages(4))]);
+    assert_eq!(idle_runs(&heap, 30, 0), [(PageIndex::new(0), pages(12))]);
+    assert_eq!(idle_runs(&heap, 0, 1), []);
     heap.mark_purged(PageIndex::new(2), pages(9));
     heap.check();
     assert_eq!(heap.free_committed_pages(), pages(3));
+}
+
+#[test]
+fn idle_runs_come_in_pieces_and_each_once() {
+    let mut heap = PageHeap::new(pages(64), pages(64));
+    let spans: Vec<PageIndex> = (0..4).map(|_| grant(&mut heap, 8)).collect();
+    for (&first, since_ms) in spans.iter().zip([0, 5, 50, 0]) {
+        heap.give(first, pages(8), since_ms);
+    }
+    let at = |page| PageIndex::new(page);
+    let next = |heap: &PageHeap, from| heap.next_idle_run(at(from), pages(12), 10, 5);
+    assert_eq!(next(&heap, 0), Some((at(0), pages(12))));
+    heap.mark_purged(at(0), pages(12));
+    assert_eq!(next(&heap, 12), Some((at(12), pages(4))));
+    assert_eq!(
+        next(&heap, 13),
+        Some((at(24), pages(8))),
+        "what reaches across"
+    );
+    assert_eq!(next(&heap, 32), None);
+}
+
+#[test]
+fn a_page_map_comes_to_what_its_runs_one_by_one_come_to() {
+    use Recorded::{Granted, Retired};
+    let at = |page| PageIndex::new(page);
+    let map = [
+        (3, 2, Granted),
+        (5, 8, Granted),
+        (20, 1, Retired),
+        (21, 43, Granted),
+    ];
+    let map = map.map(|(first, n, recorded)| (at(first), pages(n), recorded));
+    let whole = PageHeap::from_page_map(pages(64), map).unwrap();
+    whole.check();
+    let mut one_by_one = PageHeap::new(pages(64), pages(64));
+    for (first, n, recorded) in map {
+        assert!(match recorded {
+            Granted => one_by_one.record_alloc(first, n),
+            Retired => one_by_one.record_retired(first, n),
+        });
+    }
+    assert_eq!(format!("{whole:?}"), format!("{one_by_one:?}"));
+    PageHeap::from_page_map(pages(64), []).unwrap().check();
+    for impossible in [
+        vec![(60, 5, Granted)],
+        vec![(u32::MAX, 2, Granted)],
+        vec![(3, 0, Granted)],
+        vec![(3, 2, Granted), (4, 1, Retired)],
+        vec![(8, 1, Granted), (4, 1, Granted)],
+    ] {
+        let map = impossible.into_iter();
+        let map = map.map(|(first, n, recorded)| (at(first), pages(n), recorded));
+        assert!(PageHeap::from_page_map(pages(64), map).is_none());
+    }
 }
 
 #[test]
@@ -504,4 +559,17 @@ fn the_longest_pool_is_as_cheap_as_a_short_one() {
     }
     heap.check();
     assert_eq!(heap.largest_free_pages(), pages(MAX_POOL_PAGES - 80_000));
+}
+
+/// All that are idle, as the purge comes to them.
+fn idle_runs(heap: &PageHeap, now_ms: u64, min_idle_ms: u64) -> Vec<(PageIndex, PageCount)> {
+    let mut runs = Vec::new();
+    let mut from = PageIndex::new(0);
+    while let Some((first, pages)) =
+        heap.next_idle_run(from, PageCount::new(u32::MAX), now_ms, min_idle_ms)
+    {
+        runs.push((first, pages));
+        from = first.checked_add(pages).unwrap();
+    }
+    runs
 }

@@ -13,6 +13,9 @@ use super::{Pool, PoolState, Span};
 use crate::error::Error;
 use crate::session::{Intent, Session};
 
+/// How much is punched before others have their turn: a fraction of a millisecond's work.
+const PURGE_TURN: PageCount = PageCount::new(64);
+
 impl Pool {
     /// Takes leased spans back.
     ///
@@ -148,6 +151,26 @@ impl Pool {
         }
     }
 
+    /// Punches every run that has been free for that long, in turns.
+    pub(super) fn purge_idle(&self, now_ms: u64, min_idle_ms: u64) -> u64 {
+        let mut purged = 0;
+        let mut from = PageIndex::new(0);
+        loop {
+            let mut state = self.lock_after_others();
+            let run = state
+                .heap
+                .next_idle_run(from, PURGE_TURN, now_ms, min_idle_ms);
+            let Some((first, pages)) = run else {
+                return purged;
+            };
+            purged += self.purge_run(&mut state, first, pages);
+            let Some(behind) = first.checked_add(pages) else {
+                return purged;
+            };
+            from = behind;
+        }
+    }
+
     /// Punches a free committed run, and the table pages that only its spans used.
     pub(super) fn purge_run(
         &self,
@@ -166,23 +189,23 @@ impl Pool {
         for (page, _) in self.pages_of(first, pages) {
             state.last_user.remove(&page);
         }
-        // The fine tables have 32 KiB for each page, shared with no other.
+        // The fine tables have 32 KiB for each page, shared with no other: what lies between two
+        // of these pages belongs to free pages too.
         let fine = SizeClass::from_index(0).unwrap_or(SizeClass::LARGE);
-        let one = PageCount::ONE;
-        for (page, _) in self.pages_of(first, pages) {
-            let geometry = self.memory.geometry();
-            for run in [
-                geometry.slot_run(page, fine, one),
-                geometry.shape_run(page, fine, one),
-            ] {
-                for run in state.data_tables.remove_inside(&run) {
-                    match self.data.purge(run.clone()) {
-                        Ok(()) => released += run.end - run.start,
-                        Err(error) => {
-                            tracing::error!(pool = %self.name, %error, "could not purge tables");
-                            state.data_tables.insert(&run);
-                        }
-                    }
+        let geometry = self.memory.geometry();
+        for part in [
+            geometry.slot_run(first, fine, pages),
+            geometry.shape_run(first, fine, pages),
+        ] {
+            let runs = state.data_tables.remove_inside(&part);
+            let (Some(start), Some(end)) = (runs.first(), runs.last()) else {
+                continue;
+            };
+            match self.data.purge(start.start..end.end) {
+                Ok(()) => released += runs.iter().map(|run| run.end - run.start).sum::<u64>(),
+                Err(error) => {
+                    tracing::error!(pool = %self.name, %error, "could not purge tables");
+                    runs.iter().for_each(|run| state.data_tables.insert(run));
                 }
             }
         }
@@ -198,14 +221,24 @@ impl Pool {
         }
         let abandoned: Vec<PageIndex> = state.abandoned.iter().copied().collect();
         for first in abandoned {
-            let Some(span) = state.spans.get(&first).copied() else {
-                continue;
-            };
-            let freed = self.reconcile(state, first, span);
-            self.say_forged(first, freed);
-            if self.survivors(first, span) == 0 {
-                self.take_back(state, first, None);
+            if let Some(span) = state.spans.get(&first).copied() {
+                self.return_abandoned(state, first, span, None);
             }
+        }
+    }
+
+    /// Takes an abandoned span back if its last block was freed.
+    pub(super) fn return_abandoned(
+        &self,
+        state: &mut PoolState,
+        first: PageIndex,
+        span: Span,
+        idle_since_ms: Option<u64>,
+    ) {
+        let freed = self.reconcile(state, first, span);
+        self.say_forged(first, freed);
+        if self.survivors(first, span) == 0 {
+            self.take_back(state, first, idle_since_ms);
         }
     }
 

@@ -3,12 +3,22 @@
 
 use std::time::Instant;
 
-use goumem_alloc::{Offset, PageIndex, SessionNumber};
+use goumem_alloc::{Offset, PageCount, PageIndex, SessionNumber};
 use goumem_shm::records::RecordKind;
 use goumem_shm::slot::SlotState;
 
 use super::{Charge, Pool, PoolState, Span};
 use crate::session::Session;
+
+/// What a sweep looks at before others have their turn: a fraction of a millisecond's work.
+const WORDS_A_TURN: u32 = 1 << 14;
+/// The same for charges, each of which is looked up.
+const CHARGES_A_TURN: usize = 1 << 12;
+/// What a span costs beside its words, in words.
+const WORDS_A_SPAN: u32 = 64;
+/// As if free since the beginning, so that the purge at the end of the sweep finds it; by then it
+/// is in long runs, and a punch of one costs little more than that of a page.
+const AT_ONCE: Option<u64> = Some(0);
 
 /// What a session holds in a pool.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -28,49 +38,107 @@ pub struct Holdings {
 impl Pool {
     /// Frees what a dead session held and forgets it; returns the bytes that came back. The
     /// session is marked dead before, so that no call of it can take effect after.
+    ///
+    /// Others have their turns in between. Whatever they do, no word names the dead session that
+    /// did not before, and no span is hers that was not: only she could do that.
     pub fn sweep(&self, dead: &Session, now: Instant) -> u64 {
-        let mut state = self.lock();
         debug_assert!(!dead.is_live(), "sessions are marked before they are swept");
+        let mut state = self.lock();
         if !state.mapped_by.may_hold(dead.number) {
             return 0;
         }
-        let before = state.heap.granted_pages().bytes();
+        let before = state.heap.granted_pages();
         let pins: Vec<_> = state.records.pins_of(dead.number).collect();
         for index in pins {
             self.drop_pin(&mut state, index, now);
         }
-        let looked_at: Vec<(PageIndex, Span)> = state
+        let mut reclaimed = before.get() - state.heap.granted_pages().get();
+        let looked_at: Vec<PageIndex> = state
             .spans
             .iter()
             .filter(|&(&first, span)| self.may_hold(first, span, dead.number))
-            .map(|(&first, &span)| (first, span))
+            .map(|(&first, _)| first)
             .collect();
-        for &(first, span) in &looked_at {
+        drop(state);
+        self.in_turns(&looked_at, |_, first, span| {
             self.sweep_words(first, span, dead.number);
-        }
+        });
         // The second pass decides what becomes of the dead session's own spans: a block that
         // changed hands during the first is seen now.
-        for &(first, span) in &looked_at {
-            self.sweep_words(first, span, dead.number);
-            if span.lessee == dead.number || span.lessee == SessionNumber::DAEMON {
-                let freed = self.reconcile(&state, first, span);
-                self.say_forged(first, freed);
-            }
-            if span.lessee != dead.number {
-                continue;
-            }
-            if self.survivors(first, span) == 0 {
-                self.take_back(&mut state, first, None);
-            } else {
-                self.abandon(&mut state, first, span);
-            }
-        }
+        reclaimed += self.in_turns(&looked_at, |state, first, span| {
+            self.settle(state, first, span, dead.number);
+        });
+        let mut state = self.lock();
         self.drop_stale_keeps(&mut state);
-        self.drop_stale_charges(&mut state);
-        self.return_idle(&mut state);
+        let abandoned: Vec<PageIndex> = state.abandoned.iter().copied().collect();
+        let charged: Vec<Offset> = state.charges.offsets().collect();
+        drop(state);
+        for some in charged.chunks(CHARGES_A_TURN) {
+            let mut state = self.lock_after_others();
+            self.drop_charges_of_freed(&mut state, some.iter().copied());
+        }
+        reclaimed += self.in_turns(&abandoned, |state, first, span| {
+            if span.lessee == SessionNumber::NOBODY {
+                self.return_abandoned(state, first, span, AT_ONCE);
+            }
+        });
+        let mut state = self.lock_after_others();
+        for lease in state.local.take_empty() {
+            reclaimed += lease.pages.get();
+            self.take_back(&mut state, lease.first_page, AT_ONCE);
+        }
+        drop(state);
+        // What was free for a millisecond at the first: nothing else was given back before that.
+        self.purge_idle(1, 1);
+        let mut state = self.lock();
         state.mapped_by.remove_all(dead.number);
         self.write_member(&state, dead);
-        before.saturating_sub(state.heap.granted_pages().bytes())
+        PageCount::new(reclaimed).bytes()
+    }
+
+    /// Works on spans, and lets others have their turn after every few. Those that are gone are
+    /// passed over. Returns how many pages came back.
+    fn in_turns(
+        &self,
+        spans: &[PageIndex],
+        mut work: impl FnMut(&mut PoolState, PageIndex, Span),
+    ) -> u32 {
+        let mut reclaimed = 0;
+        let mut left = spans.iter();
+        while !left.as_slice().is_empty() {
+            let mut state = self.lock_after_others();
+            let before = state.heap.granted_pages();
+            let mut words = 0;
+            while words < WORDS_A_TURN
+                && let Some(&first) = left.next()
+            {
+                if let Some(span) = state.spans.get(&first).copied() {
+                    words += span.class.slots(span.pages) + WORDS_A_SPAN;
+                    work(&mut state, first, span);
+                }
+            }
+            reclaimed += before.get() - state.heap.granted_pages().get();
+        }
+        reclaimed
+    }
+
+    /// The second look at a span after the death of a session, which decides what becomes of it.
+    fn settle(&self, state: &mut PoolState, first: PageIndex, span: Span, dead: SessionNumber) {
+        let is_hers = span.lessee == dead;
+        let mut alive = self.survivors(first, span);
+        if alive > 0 {
+            self.sweep_words(first, span, dead);
+            if is_hers || span.lessee == SessionNumber::DAEMON {
+                let freed = self.reconcile(state, first, span);
+                self.say_forged(first, freed);
+            }
+            alive = self.survivors(first, span);
+        }
+        match (is_hers, alive) {
+            (false, _) => {}
+            (true, 0) => self.take_back(state, first, AT_ONCE),
+            (true, _) => self.abandon(state, first, span),
+        }
     }
 
     /// Returns what a session holds.
@@ -166,6 +234,7 @@ impl Pool {
         };
         state.spans.insert(first, ownerless);
         state.abandoned.insert(first);
+        state.vain_looks = 0;
     }
 
     /// Charges the pool's owner for the blocks of an abandoned span that the daemon leases.
@@ -236,17 +305,23 @@ impl Pool {
 
     /// Takes back the charges for blocks that were freed through a mapping.
     pub(super) fn drop_stale_charges(&self, state: &mut PoolState) {
-        let stale: Vec<_> = state
-            .charges
-            .offsets()
-            .filter(|&offset| {
-                self.memory
-                    .block_at(offset)
-                    .is_none_or(|at| self.memory.slot(&at).load().state() == Some(SlotState::Free))
-            })
-            .collect();
-        for offset in stale {
-            self.discharge(state, offset);
+        let charged: Vec<Offset> = state.charges.offsets().collect();
+        self.drop_charges_of_freed(state, charged);
+    }
+
+    fn drop_charges_of_freed(
+        &self,
+        state: &mut PoolState,
+        offsets: impl IntoIterator<Item = Offset>,
+    ) {
+        for offset in offsets {
+            let is_free = self
+                .memory
+                .block_at(offset)
+                .is_none_or(|at| self.memory.slot(&at).load().state() == Some(SlotState::Free));
+            if is_free {
+                self.discharge(state, offset);
+            }
         }
     }
 }
