@@ -386,7 +386,7 @@ pub(super) fn kind_of(backing: Backing) -> BackingKind {
     }
 }
 
-pub(super) fn map(
+fn map(
     control: &Segment,
     data: &Segment,
     data_plan: MapPlan,
@@ -394,9 +394,11 @@ pub(super) fn map(
 ) -> Result<(Mapping, Mapping), Error> {
     let control = Mapping::map(control, Access::ReadWrite, MapPlan::whole(control_bytes))
         .map_err(|e| Error::os("map CONTROL", e))?;
-    let data =
-        Mapping::map(data, Access::ReadWrite, data_plan).map_err(|e| Error::os("map DATA", e))?;
-    Ok((control, data))
+    Ok((control, map_data(data, data_plan)?))
+}
+
+pub(super) fn map_data(data: &Segment, plan: MapPlan) -> Result<Mapping, Error> {
+    Mapping::map(data, Access::ReadWrite, plan).map_err(|e| Error::os("map DATA", e))
 }
 
 fn remove(control: &Segment, data: &Segment) {

@@ -24,7 +24,7 @@ use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 
 use super::Core;
-use super::create::map;
+use super::create::map_data;
 use super::registry::AnyPool;
 use crate::arena_pool::{self, ArenaPoolParts};
 use crate::error::Error;
@@ -35,6 +35,17 @@ use crate::status::chain;
 const LOCK_FILE: &str = "goumemd.lock";
 /// Of a copy that is not finished.
 const COPY_SUFFIX: &str = ".goumem.copy";
+
+/// A pool that an earlier daemon served.
+#[derive(Debug)]
+pub(super) struct FoundPool {
+    pub(super) header: Header,
+    /// Its sessions are those that this daemon has taken over.
+    pub(super) own: bool,
+    pub(super) mapped_control: Mapping,
+    pub(super) control: Arc<Segment>,
+    pub(super) data: Arc<Segment>,
+}
 
 impl Core {
     /// Removes what dead daemons of this user left behind, and opens file-backed pools again. A
@@ -89,7 +100,7 @@ impl Core {
                 .open_existing(&self.file_path(name, half))
                 .map_err(|e| Error::os("open a segment", e))
         };
-        let header = header_of(&open("control")?)?;
+        let header = header_of(&map_control(&open("control")?)?)?;
         // Of a daemon whose sessions this one has taken over: what they map stays theirs.
         let own = header.instance == self.root.instance();
         if own && self.registry().has_id(header.pool_id) {
@@ -111,25 +122,31 @@ impl Core {
         }
         let (control, data) = (Arc::new(open("control")?), Arc::new(open("data")?));
         let id = header.pool_id;
-        self.take_over_pool(header, own, &control, &data, now)?;
+        let found = FoundPool {
+            header,
+            own,
+            mapped_control: map_control(&control)?,
+            control: Arc::clone(&control),
+            data: Arc::clone(&data),
+        };
+        self.take_over_pool(found, now)?;
         self.store_pool(id, &control, &data)?;
         tracing::info!(pool = name, id = %id, "file-backed pool opened again");
         Ok(())
     }
 
-    /// Opens a pool that an earlier daemon served, from its segments. `own`: its sessions are those
-    /// that this daemon has taken over.
+    /// Opens a pool that an earlier daemon served, from its segments.
     ///
     /// # Errors
     /// `PoolExists`, `Segment`, `Os`; the segments are as they were then, as far as others can see.
-    pub(super) fn take_over_pool(
-        &self,
-        header: Header,
-        own: bool,
-        control: &Arc<Segment>,
-        data: &Arc<Segment>,
-        now: Instant,
-    ) -> Result<(), Error> {
+    pub(super) fn take_over_pool(&self, found: FoundPool, now: Instant) -> Result<(), Error> {
+        let FoundPool {
+            header,
+            own,
+            mapped_control,
+            control,
+            data,
+        } = found;
         let pool_name = PoolName::try_from(header.name.as_str()).map_err(|_| {
             let (field, value) = ("name", header.name.len() as u64);
             SegmentRefusal::Corrupt { field, value }
@@ -141,25 +158,23 @@ impl Core {
             mode: header.mode,
         };
         let id = header.pool_id;
-        let taken = {
-            let registry = self.registry();
-            let named = header.state == PoolState::Live && registry.by_name(&header.name).is_ok();
-            registry.has_id(id) || named
-        };
-        if taken {
+        let claim = self.claim(
+            id,
+            (header.state == PoolState::Live).then_some(&header.name),
+        );
+        let Some(_claim) = claim else {
             return Err(Error::PoolExists { name: header.name });
-        }
+        };
         let mut control_tables = TablePages::default();
         control_tables.insert(&(0..HEADER_BYTES));
         let owners = Owners(own.then_some(&self.sessions));
         let (pool, odd) = match header.kind {
             PoolKind::Blocks => {
                 let geometry = goumem_shm::pool_geometry(header.units)?;
-                require_length(data, geometry.data_bytes())?;
-                require_length(control, geometry.control_bytes())?;
-                let plan = data_plan(&geometry);
-                let (c, d) = map(control, data, plan, geometry.control_bytes())?;
-                let (memory, _) = PoolMemory::open(c, d)?;
+                require_length(&data, geometry.data_bytes())?;
+                require_length(&control, geometry.control_bytes())?;
+                let mapped_data = map_data(&data, data_plan(&geometry))?;
+                let (memory, _) = PoolMemory::open(mapped_control, mapped_data)?;
                 self.shared.budget.record(2 * HEADER_BYTES);
                 let mut data_tables = TablePages::default();
                 data_tables.insert(&(0..HEADER_BYTES));
@@ -173,8 +188,8 @@ impl Core {
                     permissions,
                     capacity_pages,
                     memory,
-                    control: Arc::clone(control),
-                    data: Arc::clone(data),
+                    control,
+                    data,
                     data_tables,
                     control_tables,
                 };
@@ -184,13 +199,12 @@ impl Core {
             }
             PoolKind::Arenas => {
                 let geometry = ArenaGeometry::new(header.units, header.unit_bytes)?;
-                require_length(data, geometry.data_bytes())?;
-                require_length(control, geometry.control_bytes())?;
+                require_length(&data, geometry.data_bytes())?;
+                require_length(&control, geometry.control_bytes())?;
                 let payload = geometry.payload_range();
                 let tables = geometry.guard_range().start;
-                let plan = arena_data_plan(&geometry);
-                let (c, d) = map(control, data, plan, geometry.control_bytes())?;
-                let (memory, _) = ArenaMemory::open(c, d)?;
+                let mapped_data = map_data(&data, arena_data_plan(&geometry))?;
+                let (memory, _) = ArenaMemory::open(mapped_control, mapped_data)?;
                 self.shared
                     .budget
                     .record(payload.end - payload.start + tables + HEADER_BYTES);
@@ -203,8 +217,8 @@ impl Core {
                     backing,
                     permissions,
                     memory,
-                    control: Arc::clone(control),
-                    data: Arc::clone(data),
+                    control,
+                    data,
                     control_tables,
                     data_table_bytes: tables,
                 };
@@ -259,12 +273,15 @@ impl Core {
     }
 }
 
-/// Reads CONTROL's header.
-pub(super) fn header_of(control: &Segment) -> Result<Header, Error> {
+/// Maps CONTROL: whole, since only its header tells how much of it there should be.
+pub(super) fn map_control(control: &Segment) -> Result<Mapping, Error> {
     let whole = MapPlan::whole(control.len_bytes());
-    let mapped =
-        Mapping::map(control, Access::ReadOnly, whole).map_err(|e| Error::os("map CONTROL", e))?;
-    Ok(goumem_shm::header::read(&mapped, SegmentRole::Control)?)
+    Mapping::map(control, Access::ReadWrite, whole).map_err(|e| Error::os("map CONTROL", e))
+}
+
+/// Reads CONTROL's header.
+pub(super) fn header_of(control: &Mapping) -> Result<Header, Error> {
+    Ok(goumem_shm::header::read(control, SegmentRole::Control)?)
 }
 
 fn backing_of(kind: BackingKind) -> Backing {

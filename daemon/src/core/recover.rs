@@ -5,8 +5,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::Instant;
 
 use goumem_alloc::{PoolId, SessionNumber};
@@ -18,11 +19,17 @@ use goumem_shm::os::{BackingKind, Segment};
 use goumem_shm::root::{RequestOp, RequestRecord, SessionRecord, SessionRowState};
 
 use super::Core;
-use super::files::header_of;
+use super::files::{FoundPool, header_of, map_control};
 use super::registry::AnyPool;
 use crate::error::Error;
 use crate::fd_store::{FdName, StoredFd};
 use crate::session::{Recalled, Remembered, Session};
+
+/// Threads that take over pools. More of them would wait for each other: they all change one
+/// address space.
+const MAX_RECOVERY_THREADS: usize = 4;
+/// Fewer pools are taken over before another thread has started.
+const POOLS_A_THREAD: usize = 16;
 
 /// What an earlier daemon stored, by what it is.
 #[derive(Debug, Default)]
@@ -48,10 +55,7 @@ impl Core {
         let restarted = !fds.is_empty();
         let mut found = self.sort(fds);
         let dead = self.recover_sessions(&mut found.processes, now);
-        for ((id, kind), halves) in found.pools {
-            let kind = KINDS[usize::from(kind)];
-            self.recover_pool(id, kind, halves, now);
-        }
+        self.recover_pools(found.pools, now);
         self.open_files_again(now);
         self.recall_requests();
         for pool in self.registry().all() {
@@ -88,6 +92,18 @@ impl Core {
     /// Counts what could not be believed.
     pub(super) fn quarantine(&self, odd: u32) {
         self.quarantined.fetch_add(odd, Ordering::Relaxed);
+    }
+
+    /// Claims the id and the name of a pool that is taken over, until the claim is dropped; `None`
+    /// if another pool has one of them.
+    pub(super) fn claim<'a>(&'a self, id: PoolId, name: Option<&String>) -> Option<Claim<'a>> {
+        let name = name.cloned();
+        let claimed = self.registry().claim(id, name.as_ref());
+        claimed.then_some(Claim {
+            core: self,
+            id,
+            name,
+        })
     }
 
     fn sort(&self, fds: HashMap<FdName, OwnedFd>) -> Found {
@@ -166,10 +182,7 @@ impl Core {
             Process::Unknown => false,
         };
         let pidfd = pidfd.into_pidfd();
-        let session = self
-            .sessions
-            .take_over(record, pidfd, now)
-            .map_err(|e| Error::os("hold a session's process", e))?;
+        let session = self.sessions.take_over(record, pidfd, now);
         if ended || record.state == SessionRowState::Dead {
             session.mark_dead();
             return Ok(session);
@@ -232,6 +245,31 @@ impl Core {
         }
     }
 
+    /// Takes over the pools, on several threads if there are many: half of the time goes to the
+    /// system, for mapping them.
+    fn recover_pools(&self, pools: BTreeMap<(PoolId, Kind), Halves>, now: Instant) {
+        let n_threads = thread::available_parallelism().map_or(1, usize::from);
+        let n_threads = n_threads
+            .min(MAX_RECOVERY_THREADS)
+            .min(pools.len() / POOLS_A_THREAD);
+        let left = Mutex::new(pools.into_iter());
+        let next = || left.lock().unwrap_or_else(PoisonError::into_inner).next();
+        let recover = || {
+            while let Some(((id, kind), halves)) = next() {
+                let kind = KINDS[usize::from(kind)];
+                self.recover_pool(id, kind, halves, now);
+            }
+        };
+        thread::scope(|scope| {
+            for _ in 1..n_threads {
+                let thread = thread::Builder::new().name("goumemd-recover".to_owned());
+                // What a thread that could not be started would have done, the others do.
+                let _ = thread.spawn_scoped(scope, recover);
+            }
+            recover();
+        });
+    }
+
     fn recover_pool(&self, id: PoolId, kind: BackingKind, halves: Halves, now: Instant) {
         match self.try_recover_pool(id, kind, halves, now) {
             Ok(true) => tracing::debug!(%id, "pool taken over"),
@@ -267,7 +305,8 @@ impl Core {
                 .map_err(|e| Error::os("open a segment that was kept", e))
         };
         let control = reopen(control)?;
-        let header = match header_of(&control) {
+        let mapped_control = map_control(&control)?;
+        let header = match header_of(&mapped_control) {
             Ok(header) => header,
             // Killed before the pool was there.
             Err(Error::Segment(SegmentRefusal::NotReady { magic: 0 })) => return Ok(false),
@@ -278,7 +317,14 @@ impl Core {
             return Err(SegmentRefusal::Corrupt { field, value }.into());
         }
         let data = reopen(data)?;
-        self.take_over_pool(header, true, &control, &data, now)?;
+        let found = FoundPool {
+            header,
+            own: true,
+            mapped_control,
+            control: Arc::clone(&control),
+            data: Arc::clone(&data),
+        };
+        self.take_over_pool(found, now)?;
         let store = &self.store;
         store.took_over(StoredFd::Control(id, kind).name(), control);
         store.took_over(StoredFd::Data(id, kind).name(), data);
@@ -330,6 +376,20 @@ impl Core {
             // With its pool went what it was about.
             (_, None) => Some(Recalled::Unknown),
         }
+    }
+}
+
+/// An id and a name that no other pool gets.
+#[derive(Debug)]
+pub(super) struct Claim<'a> {
+    core: &'a Core,
+    id: PoolId,
+    name: Option<String>,
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        self.core.registry().end_claim(self.id, self.name.as_ref());
     }
 }
 

@@ -93,8 +93,10 @@ pub(super) struct Registry {
     by_name: HashMap<String, AnyPool>,
     /// Also those that are being destroyed, until nobody maps them.
     by_id: HashMap<PoolId, AnyPool>,
-    /// Names of pools that are being made: no second one may come to be meanwhile.
+    /// Names of pools that are being made, or taken over: no second one may come to be meanwhile.
     reserved: HashSet<String>,
+    /// Ids of pools that are being taken over.
+    claimed: HashSet<PoolId>,
 }
 
 impl Registry {
@@ -128,6 +130,26 @@ impl Registry {
     /// Gives a reserved name up: its pool is there by now, or will not be.
     pub(super) fn end_reservation(&mut self, name: &str) {
         self.reserved.remove(name);
+    }
+
+    /// Claims the id of a pool that is taken over, and its name if it has that still. Returns
+    /// whether no other pool has either.
+    pub(super) fn claim(&mut self, id: PoolId, name: Option<&String>) -> bool {
+        let named = |name: &String| self.by_name.contains_key(name) || self.reserved.contains(name);
+        if self.has_id(id) || self.claimed.contains(&id) || name.is_some_and(named) {
+            return false;
+        }
+        self.claimed.insert(id);
+        self.reserved.extend(name.cloned());
+        true
+    }
+
+    /// Gives a claim up: the pool is there by now, or will not be.
+    pub(super) fn end_claim(&mut self, id: PoolId, name: Option<&String>) {
+        self.claimed.remove(&id);
+        if let Some(name) = name {
+            self.reserved.remove(name);
+        }
     }
 
     pub(super) fn insert(&mut self, pool: AnyPool) {
@@ -180,5 +202,26 @@ impl Registry {
     /// Lets go of a pool that is gone; returns whether this call did.
     pub(super) fn remove(&mut self, id: PoolId) -> bool {
         self.by_id.remove(&id).is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_claimed_is_no_other_pools() {
+        let mut registry = Registry::default();
+        let [one, two] = [1, 2].map(|id| PoolId::new(id).unwrap());
+        let name = "a".to_owned();
+        assert!(registry.claim(one, Some(&name)));
+        assert!(!registry.claim(two, Some(&name)), "the name");
+        assert!(!registry.claim(one, None), "the id");
+        assert!(registry.claim(two, None));
+        assert!(registry.reserve(&name, 10).is_err());
+        registry.end_claim(one, Some(&name));
+        assert!(registry.claim(one, Some(&name)));
+        registry.end_claim(one, Some(&name));
+        registry.reserve(&name, 10).unwrap();
     }
 }

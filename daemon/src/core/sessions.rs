@@ -168,12 +168,7 @@ impl Core {
 
     /// Sweeps the session with that serial, whose process has died.
     pub fn session_died(&self, serial: u64, now: Instant) {
-        let dead = self
-            .sessions
-            .all()
-            .into_iter()
-            .find(|session| session.serial == serial);
-        if let Some(session) = dead {
+        if let Some(session) = self.sessions.by_serial(serial) {
             self.end_session(&session, "died", now);
         }
     }

@@ -45,6 +45,7 @@ mod model;
 mod observe;
 mod pools;
 mod restart;
+mod scale;
 mod sessions;
 
 const MIB: u64 = 1 << 20;

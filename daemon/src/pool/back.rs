@@ -28,7 +28,8 @@ impl Pool {
                 what: "reserved pages are in the pool",
             });
         }
-        let (data, control) = self.tables_of(first, class, pages);
+        let data = self.data_tables_of(first, class, pages);
+        let control = self.control_tables_of(first, pages);
         self.commit_tables(state, &data, &control, now)?;
         self.commit_payload(reservation, now)?;
         let hidden = self.hide_old_contents(state, first, pages, reservation.uncommitted(), lessee);
@@ -92,28 +93,31 @@ impl Pool {
         Ok(())
     }
 
-    /// The table ranges that a span needs: its words in DATA, its entries in CONTROL.
-    pub(super) fn tables_of(
+    /// The parts of DATA's tables that a span needs: its words and its note.
+    pub(super) fn data_tables_of(
         &self,
         first: PageIndex,
         class: SizeClass,
         pages: PageCount,
-    ) -> (Vec<Range<u64>>, Vec<Range<u64>>) {
+    ) -> [Range<u64>; 3] {
         let geometry = self.memory.geometry();
         let note = geometry.note_offset(first);
+        [
+            geometry.slot_run(first, class, pages),
+            geometry.shape_run(first, class, pages),
+            note..note + NOTE_BYTES,
+        ]
+    }
+
+    /// The parts of CONTROL's tables that a span needs: entries and records of its pages.
+    fn control_tables_of(&self, first: PageIndex, pages: PageCount) -> [Range<u64>; 2] {
+        let geometry = self.memory.geometry();
         let n = u64::from(pages.get());
         let entries = geometry.entry_offset(first);
         let records = geometry.page_record_offset(first);
-        (
-            vec![
-                geometry.slot_run(first, class, pages),
-                geometry.shape_run(first, class, pages),
-                note..note + NOTE_BYTES,
-            ],
-            vec![
-                entries..entries + n * ENTRY_BYTES,
-                records..records + n * PAGE_RECORD_BYTES,
-            ],
-        )
+        [
+            entries..entries + n * ENTRY_BYTES,
+            records..records + n * PAGE_RECORD_BYTES,
+        ]
     }
 }

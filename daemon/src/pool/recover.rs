@@ -2,16 +2,19 @@
 //! it cannot vouch for is given up, never believed, and counted. Whoever maps the pool works on in
 //! it meanwhile: spans that a living session leases are left as they are.
 //!
-//! Page map → members → records (redone, where the earlier daemon was cut off between a record and
+//! What of CONTROL was ever written is asked once. Page map → members → records (redone, where the earlier daemon was cut off between a record and
 //! its word) → words of spans without a living agent → what nothing covers is punched.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
 use goumem_alloc::{
-    Generation, HEADER_BYTES, Offset, PageCount, PageIndex, RECORD_BYTES, SessionNumber, WORD_BYTES,
+    Generation, HEADER_BYTES, OS_PAGE_BYTES, Offset, PageCount, PageHeap, PageIndex, RECORD_BYTES,
+    Recorded, SessionNumber, WORD_BYTES,
 };
+use goumem_proto::model::Backing;
 use goumem_proto::name::BlockName;
 use goumem_shm::header::PoolState as HeaderState;
 use goumem_shm::page_map::{PageEntry, SpanEpoch};
@@ -20,7 +23,7 @@ use goumem_shm::slot::{SlotState, Unpinned};
 use goumem_shm::{LeasedSpan, SpanLease};
 
 use super::records::RecordIndex;
-use super::{Charge, Pool, PoolParts, PoolState, Shared, Span};
+use super::{Charge, Pool, PoolParts, PoolState, Shared, Span, TablePages};
 use crate::error::Error;
 use crate::mappers::serial_low;
 use crate::session::{Session, Sessions};
@@ -39,6 +42,44 @@ impl Owners<'_> {
     pub(crate) fn exactly(self, number: SessionNumber, serial: u64) -> Option<Arc<Session>> {
         self.get(number).filter(|session| session.serial == serial)
     }
+}
+
+/// A span of the page map, and its epoch.
+type FoundSpan = (PageIndex, Span, SpanEpoch);
+
+/// What begins at a page.
+enum Entry {
+    Span(Span, SpanEpoch),
+    /// A page that is out of use for good.
+    Retired,
+    /// A free page.
+    Free,
+    /// A page whose entry nobody can have written. It is free now.
+    Odd,
+}
+
+/// Who the owners are, one after the other: spans in a row are often one session's.
+struct Lessees<'a> {
+    owners: Owners<'a>,
+    last: Option<(SessionNumber, Option<Arc<Session>>)>,
+}
+
+impl Lessees<'_> {
+    fn get(&mut self, number: SessionNumber) -> Option<&Session> {
+        let last = match self.last.take() {
+            Some(last) if last.0 == number => last,
+            _ => (number, self.owners.get(number)),
+        };
+        self.last.insert(last).1.as_deref()
+    }
+}
+
+/// Returns the parts of runs that lie in a range.
+pub(crate) fn within(runs: &[Range<u64>], range: &Range<u64>) -> impl Iterator<Item = Range<u64>> {
+    let clipped = runs
+        .iter()
+        .map(|run| run.start.max(range.start)..run.end.min(range.end));
+    clipped.filter(|run| run.start < run.end)
 }
 
 /// Opens a pool again from its segments. Returns how much in it could not be believed.
@@ -88,72 +129,112 @@ impl Pool {
         now: Instant,
     ) -> Result<u32, Error> {
         let look = |e: std::io::Error| Error::os("look at CONTROL", e);
-        // It stays backed: floors of free pages must not be lost to a punch.
         let all = HEADER_BYTES..self.control.len_bytes();
-        for run in self.control.written(all).map_err(look)? {
-            for run in state.control_tables.missing(std::iter::once(run)) {
-                self.shared.budget.record(run.end - run.start);
-                state.control_tables.insert(&run);
-            }
+        let written = self.control.written(all).map_err(look)?;
+        // It stays backed: floors of free pages must not be lost to a punch.
+        for run in state.control_tables.missing(written.iter().cloned()) {
+            self.shared.budget.record(run.end - run.start);
+            state.control_tables.insert(&run);
         }
-        let mut odd = self.recover_spans(state, owners, now)?;
-        self.recover_members(state, owners).map_err(look)?;
-        odd += self.recover_records(state, owners).map_err(look)?;
+        let look = |e: std::io::Error| Error::os("look at DATA", e);
+        let tables = HEADER_BYTES..self.memory.geometry().guard_range().start;
+        let written_tables = self.data.written(tables).map_err(look)?;
+        let (found, mut odd) = self.recover_spans(state, &written, owners)?;
+        self.back_tables(state, &found, &written_tables, owners, now)?;
+        for &(first, span, epoch) in &found {
+            self.rewrite_entries(first, span, epoch);
+        }
+        self.recover_members(state, &written, owners);
+        odd += self.recover_records(state, &written, owners);
         self.recover_words(state, owners);
         self.drop_stale_keeps(state);
-        self.purge_uncovered(state);
+        self.purge_uncovered(state, written_tables);
         Ok(odd)
     }
 
-    /// Walks the heads of the page map.
+    /// Walks the heads of the page map. Returns the spans, and how many entries could not be.
     fn recover_spans(
         &self,
         state: &mut PoolState,
+        written: &[Range<u64>],
         owners: Owners<'_>,
-        now: Instant,
-    ) -> Result<u32, Error> {
+    ) -> Result<(Vec<FoundSpan>, u32), Error> {
         let entries = self.memory.geometry().entries_range();
         let total = self.memory.geometry().n_pages().get();
-        let runs = self
-            .control
-            .written(entries.clone())
-            .map_err(|e| Error::os("look at CONTROL", e))?;
         let page_at = |offset: u64| {
             let page = (offset - entries.start) / WORD_BYTES;
             u32::try_from(page).unwrap_or(total).min(total)
         };
-        let mut odd = 0;
+        let mut lessees = Lessees { owners, last: None };
+        let (mut found, mut retired, mut odd) = (Vec::new(), Vec::new(), 0);
         let mut next = 0;
-        for run in runs {
+        for run in within(written, &entries) {
             next = next.max(page_at(run.start));
             while next < page_at(run.end) {
                 let page = PageIndex::new(next);
-                next += self.recover_page(state, page, owners, &mut odd, now)?.get();
+                next += match self.recover_page(page, &mut lessees) {
+                    Entry::Span(span, epoch) => {
+                        found.push((page, span, epoch));
+                        span.pages.get()
+                    }
+                    Entry::Retired => {
+                        retired.push(page);
+                        1
+                    }
+                    Entry::Free => 1,
+                    Entry::Odd => {
+                        odd += 1;
+                        1
+                    }
+                };
             }
         }
-        Ok(odd)
+        let granted = found
+            .iter()
+            .map(|&(first, span, _)| (first, span.pages, Recorded::Granted));
+        let retired = retired
+            .into_iter()
+            .map(|page| (page, PageCount::ONE, Recorded::Retired));
+        let mut recorded: Vec<_> = granted.chain(retired).collect();
+        recorded.sort_unstable_by_key(|&(first, ..)| first);
+        let heap = PageHeap::from_page_map(self.memory.geometry().n_pages(), recorded);
+        state.heap = heap.ok_or(Error::Invariant {
+            what: "each span begins behind the one before it",
+        })?;
+        state.spans = found
+            .iter()
+            .map(|&(first, span, _)| (first, span))
+            .collect();
+        state.abandoned = found
+            .iter()
+            .filter(|(_, span, _)| span.lessee == SessionNumber::NOBODY)
+            .map(|&(first, ..)| first)
+            .collect();
+        // All that is recorded now is given back if the pool cannot be had after all.
+        let mut charged = BTreeMap::<u32, u64>::new();
+        for (_, span, _) in &found {
+            if span.lessee != SessionNumber::DAEMON {
+                *charged.entry(span.uid).or_default() += span.pages.bytes();
+            }
+        }
+        for (uid, bytes) in charged {
+            self.shared.quotas.record(uid, bytes);
+        }
+        let bytes = found.iter().map(|(_, span, _)| span.pages.bytes()).sum();
+        self.shared.budget.record(bytes);
+        Ok((found, odd))
     }
 
-    /// Takes over what begins at a page; returns how many pages it has.
-    fn recover_page(
-        &self,
-        state: &mut PoolState,
-        page: PageIndex,
-        owners: Owners<'_>,
-        odd: &mut u32,
-        now: Instant,
-    ) -> Result<PageCount, Error> {
+    /// Takes over what begins at a page.
+    fn recover_page(&self, page: PageIndex, lessees: &mut Lessees<'_>) -> Entry {
         match self.memory.entry(page) {
             Some(PageEntry::Head {
                 class,
                 lessee,
                 epoch,
                 pages,
-            }) if self.memory.slot_run(page, class, pages).is_some()
-                && state.heap.record_alloc(page, pages) =>
-            {
-                let session = owners.get(lessee);
-                let (lessee, serial, uid) = match &session {
+            }) if self.memory.slot_run(page, class, pages).is_some() => {
+                let (lessee, serial, uid) = match lessees.get(lessee) {
                     Some(session) => (lessee, session.serial, session.uid),
                     None if lessee == SessionNumber::DAEMON => (lessee, 0, 0),
                     None => (SessionNumber::NOBODY, 0, self.permissions.uid),
@@ -166,67 +247,68 @@ impl Pool {
                     uid,
                     leased_at: None,
                 };
-                self.recover_span(state, page, span);
-                self.back_tables(state, page, span, owners, now)?;
-                self.rewrite_entries(page, span, epoch);
-                Ok(pages)
+                Entry::Span(span, epoch)
             }
-            Some(PageEntry::Retired) => {
-                // The page is above every span recorded so far, so nothing overlaps it.
-                let _ = state.heap.record_retired(page, PageCount::ONE);
-                Ok(PageCount::ONE)
-            }
-            Some(PageEntry::Free { .. }) => Ok(PageCount::ONE),
+            Some(PageEntry::Retired) => Entry::Retired,
+            Some(PageEntry::Free { .. }) => Entry::Free,
             found @ (Some(PageEntry::Head { .. } | PageEntry::Interior { .. }) | None) => {
-                // A page whose head is free is free as well; a head that fits nowhere nobody wrote.
-                if !matches!(found, Some(PageEntry::Interior { .. })) {
-                    *odd += 1;
-                    tracing::warn!(pool = %self.name, %page, "an entry that cannot be was freed");
-                }
                 let epoch = self.epoch_of(page).next();
                 if let Some(entry) = self.memory.entry_word(page) {
                     entry.publish(PageEntry::Free { epoch });
                 }
-                Ok(PageCount::ONE)
+                // A page whose head is free is free as well; a head that fits nowhere nobody wrote.
+                if matches!(found, Some(PageEntry::Interior { .. })) {
+                    return Entry::Free;
+                }
+                tracing::warn!(pool = %self.name, %page, "an entry that cannot be was freed");
+                Entry::Odd
             }
         }
     }
 
-    fn recover_span(&self, state: &mut PoolState, first: PageIndex, span: Span) {
-        self.shared.budget.record(span.pages.bytes());
-        if span.lessee != SessionNumber::DAEMON {
-            self.shared.quotas.record(span.uid, span.pages.bytes());
-        }
-        // Known before anything can fail, so that what was recorded is given back.
-        state.spans.insert(first, span);
-        if span.lessee == SessionNumber::NOBODY {
-            state.abandoned.insert(first);
-        }
-    }
-
-    /// Backs the words of a span, which are backed already, unless nobody wrote them.
+    /// Backs the words of the spans, which are backed already, unless nobody wrote them.
     fn back_tables(
         &self,
         state: &mut PoolState,
-        first: PageIndex,
-        span: Span,
+        found: &[FoundSpan],
+        written: &[Range<u64>],
         owners: Owners<'_>,
         now: Instant,
     ) -> Result<(), Error> {
-        let (data, _) = self.tables_of(first, span.class, span.pages);
+        let mut tables = Vec::new();
+        let mut parts: [Range<u64>; 3] = [const { 0..0 }; 3];
+        for &(first, span, _) in found {
+            let of_span = self.data_tables_of(first, span.class, span.pages);
+            for (part, range) in parts.iter_mut().zip(of_span) {
+                // Spans in a row have their words in a row, on the same OS pages or the next.
+                let next_page = part.end.next_multiple_of(OS_PAGE_BYTES);
+                if (part.start..=next_page).contains(&range.start) {
+                    part.end = part.end.max(range.end);
+                } else {
+                    tables.push(std::mem::replace(part, range));
+                }
+            }
+        }
+        tables.extend(parts);
         if owners.0.is_none() {
             // Nobody works on it, so the budget may refuse it.
-            return self.commit_tables(state, &data, &[], now);
+            return self.commit_tables(state, &tables, &[], now);
         }
-        for run in state.data_tables.missing(data) {
-            let bytes = run.end - run.start;
-            self.data
-                .commit(run.clone())
-                .map_err(|source| Error::NoSpace {
-                    requested_bytes: bytes,
+        let mut backed = TablePages::default();
+        if self.backing != Backing::File {
+            // What is in memory has memory. Of a file, a page that was written may have no place
+            // on the disk yet.
+            written.iter().for_each(|run| backed.insert(run));
+        }
+        for run in state.data_tables.missing(tables) {
+            for run in backed.missing(std::iter::once(run.clone())) {
+                let requested_bytes = run.end - run.start;
+                self.data.commit(run).map_err(|source| Error::NoSpace {
+                    requested_bytes,
                     source,
                 })?;
-            self.shared.budget.record(bytes);
+            }
+            self.shared.budget.record(run.end - run.start);
             state.data_tables.insert(&run);
         }
         Ok(())
@@ -249,9 +331,9 @@ impl Pool {
         }
     }
 
-    fn recover_members(&self, state: &mut PoolState, owners: Owners<'_>) -> std::io::Result<()> {
+    fn recover_members(&self, state: &mut PoolState, written: &[Range<u64>], owners: Owners<'_>) {
         let members = self.memory.geometry().members_range();
-        for run in self.control.written(members.clone())? {
+        for run in within(written, &members) {
             let numbers =
                 (run.start - members.start) / WORD_BYTES..(run.end - members.start) / WORD_BYTES;
             for number in numbers.filter_map(|n| u16::try_from(n).ok().map(SessionNumber::new)) {
@@ -266,12 +348,16 @@ impl Pool {
                 }
             }
         }
-        Ok(())
     }
 
     /// Takes over the records that still say something, and redoes what they were for.
-    fn recover_records(&self, state: &mut PoolState, owners: Owners<'_>) -> std::io::Result<u32> {
-        let (found, mut odd) = self.read_records()?;
+    fn recover_records(
+        &self,
+        state: &mut PoolState,
+        written: &[Range<u64>],
+        owners: Owners<'_>,
+    ) -> u32 {
+        let (found, mut odd) = self.read_records(written);
         let mut unpinned = Vec::new();
         let replaced: HashSet<RecordIndex> = found
             .iter()
@@ -325,7 +411,7 @@ impl Pool {
         for (index, offset) in unpinned {
             self.finish_unpin(state, index, offset);
         }
-        Ok(odd)
+        odd
     }
 
     /// Clears the bit that an earlier daemon was about to clear.
@@ -342,10 +428,10 @@ impl Pool {
         }
     }
 
-    fn read_records(&self) -> std::io::Result<(Vec<(RecordIndex, Record)>, u32)> {
+    fn read_records(&self, written: &[Range<u64>]) -> (Vec<(RecordIndex, Record)>, u32) {
         let records = self.memory.geometry().records_range();
         let (mut found, mut odd) = (Vec::new(), 0);
-        for run in self.control.written(records.clone())? {
+        for run in within(written, &records) {
             let indices = (run.start - records.start) / RECORD_BYTES
                 ..(run.end - records.start) / RECORD_BYTES;
             for index in indices.filter_map(|index| RecordIndex::try_from(index).ok()) {
@@ -365,7 +451,7 @@ impl Pool {
                 }
             }
         }
-        Ok((found, odd))
+        (found, odd)
     }
 
     /// Returns whether a keep stands: its block lives in that generation, at the start of a slot.
@@ -496,7 +582,7 @@ impl Pool {
     }
 
     /// Punches what no span covers: a crash may have committed it for nobody.
-    fn purge_uncovered(&self, state: &PoolState) {
+    fn purge_uncovered(&self, state: &PoolState, written_tables: Vec<Range<u64>>) {
         let payload = self.memory.geometry().payload_range();
         let mut uncovered = Vec::new();
         let mut from = payload.start;
@@ -510,11 +596,7 @@ impl Pool {
             }
             from = covered.end;
         }
-        let tables = HEADER_BYTES..self.memory.geometry().guard_range().start;
-        match self.data.written(tables) {
-            Ok(runs) => uncovered.extend(state.data_tables.missing(runs)),
-            Err(error) => tracing::warn!(pool = %self.name, %error, "could not look at the tables"),
-        }
+        uncovered.extend(state.data_tables.missing(written_tables));
         for range in uncovered {
             if let Err(error) = self.data.purge(range) {
                 tracing::warn!(pool = %self.name, %error, "could not purge uncovered memory");

@@ -175,13 +175,22 @@ impl Requests {
             self.recent.insert(place, (id, Request::InFlight));
         }
         self.highest = self.highest.max(id);
-        let oldest = self.highest.saturating_sub(REMEMBERED_REQUESTS) + 1;
+        self.forget_old();
+        Ok(None)
+    }
+
+    fn forget_old(&mut self) {
+        let oldest = self.oldest();
         while self.recent.front().is_some_and(|&(id, _)| id < oldest)
             && let Some((_, request)) = self.recent.pop_front()
         {
             self.heap_bytes -= request.heap_bytes();
         }
-        Ok(None)
+    }
+
+    /// The first id that is not too old to be remembered.
+    fn oldest(&self) -> u64 {
+        self.highest.saturating_sub(REMEMBERED_REQUESTS) + 1
     }
 
     /// Takes over a request of an earlier daemon.
@@ -201,9 +210,13 @@ impl Requests {
                 return;
             }
         };
-        if let Err(place) = self.find(id) {
+        // A session that has leased for long has left far more effects than it may ask for again.
+        if id >= self.oldest()
+            && let Err(place) = self.find(id)
+        {
             self.heap_bytes += request.heap_bytes();
             self.recent.insert(place, (id, request));
+            self.forget_old();
         }
     }
 

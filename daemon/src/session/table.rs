@@ -46,6 +46,7 @@ struct SessionTable {
     /// Numbers of sessions that are being opened, and of rows that could not be believed.
     taken: HashSet<SessionNumber>,
     by_number: HashMap<SessionNumber, Arc<Session>>,
+    by_serial: HashMap<u64, SessionNumber>,
     by_token: HashMap<TokenHash, Arc<Session>>,
     proofs: HashMap<SessionNumber, Proof>,
     by_nonce: HashMap<OpenNonce, SessionNumber>,
@@ -224,14 +225,16 @@ impl Sessions {
         }
     }
 
-    /// Takes over a session that an earlier daemon wrote down. It is dead if its row says so.
+    /// Takes over a session that an earlier daemon wrote down, with a pidfd that is no other's. It is
+    /// dead if its row says so.
     pub(crate) fn take_over(
         &self,
         record: &SessionRecord,
         pidfd: Option<Arc<PidFd>>,
         now: Instant,
-    ) -> io::Result<Arc<Session>> {
-        let watched = pidfd.as_deref().map(duplicate).transpose()?.map(Arc::new);
+    ) -> Arc<Session> {
+        // No connection has it, so it is watched itself.
+        let watched = pidfd.clone();
         // Checked at the edge when it was written; one that is none any more is only for people.
         let label = Label::try_from(record.label.as_str()).unwrap_or_default();
         let session = Arc::new(self.session(record, label, pidfd, watched, now));
@@ -240,7 +243,7 @@ impl Sessions {
             nonce: record.nonce,
         };
         self.lock().insert(&session, proof);
-        Ok(session)
+        session
     }
 
     /// Withholds the number of a row that could not be believed: words may name it.
@@ -263,6 +266,13 @@ impl Sessions {
     /// Returns the session with that number.
     pub fn by_number(&self, number: SessionNumber) -> Option<Arc<Session>> {
         self.lock().by_number.get(&number).cloned()
+    }
+
+    /// Returns the session with that serial.
+    pub fn by_serial(&self, serial: u64) -> Option<Arc<Session>> {
+        let table = self.lock();
+        let number = table.by_serial.get(&serial)?;
+        table.by_number.get(number).cloned()
     }
 
     /// Returns every session.
@@ -289,6 +299,7 @@ impl Sessions {
             }
         }
         table.by_number.remove(&session.number);
+        table.by_serial.remove(&session.serial);
     }
 
     fn take_number(&self) -> Result<SessionNumber, Error> {
@@ -313,6 +324,7 @@ impl Sessions {
 impl SessionTable {
     fn insert(&mut self, session: &Arc<Session>, proof: Proof) {
         self.by_number.insert(session.number, Arc::clone(session));
+        self.by_serial.insert(session.serial, session.number);
         self.by_token.insert(proof.token_hash, Arc::clone(session));
         if let Some(nonce) = proof.nonce {
             self.by_nonce.insert(nonce, session.number);

@@ -195,6 +195,7 @@ impl Mapping {
                 reservation.map_window(segment.file(), access, window)?;
             }
         }
+        reservation.keep_from_others()?;
         // INVARIANT: the windows cover everything but the guard, and the plan was checked.
         let base = reservation.base();
         Ok(Self::new(

@@ -34,10 +34,19 @@ impl Reservation {
     /// an OS page).
     pub(super) fn new(len_bytes: u64, align_bytes: u64) -> io::Result<Self> {
         let (len, align) = (to_usize(len_bytes), to_usize(align_bytes));
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        let reserve = |len| Self::map(len, ProtFlags::empty(), flags);
+        // Since 6.7 the kernel aligns by itself what could be huge pages, so that there is nothing
+        // to cut off.
+        let whole = len.checked_next_multiple_of(align);
+        let reservation = reserve(whole.ok_or(io::ErrorKind::OutOfMemory)?)?;
+        if reservation.base.addr().get().is_multiple_of(align) {
+            return Ok(reservation);
+        }
+        drop(reservation);
         let slack = align - to_usize(super::OS_PAGE_BYTES);
         let total = len.checked_add(slack).ok_or(io::ErrorKind::OutOfMemory)?;
-        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
-        let mut reservation = Self::map(total, ProtFlags::empty(), flags)?;
+        let mut reservation = reserve(total)?;
         let head = reservation.base.align_offset(align);
         reservation.cut_front(head)?;
         reservation.cut_back(len)?;
@@ -82,9 +91,15 @@ impl Reservation {
         // - `MAP_FIXED` replaces `end - start` bytes at `at`, all of them ours, by the invariant.
         // - No pointer into them has been given out: the mapping is not built yet.
         unsafe { rustix::mm::mmap(at, end - start, prot, flags, file, window.start) }?;
+        Ok(())
+    }
+
+    /// Keeps it, with the windows that are in it by now, out of forked children and core dumps.
+    pub(super) fn keep_from_others(&self) -> io::Result<()> {
         for advice in [Advice::LinuxDontFork, Advice::LinuxDontDump] {
-            // SAFETY: these two change what a fork and a core dump see, and no byte of ours.
-            unsafe { rustix::mm::madvise(at, end - start, advice) }?;
+            // SAFETY: all of it is mapped, by the invariant; these two change what a fork and a
+            // core dump see, and no byte of ours.
+            unsafe { rustix::mm::madvise(self.base.as_ptr().cast(), self.len, advice) }?;
         }
         Ok(())
     }
