@@ -247,5 +247,11 @@ One that is there already stays as it is. It must have the kind, the backing and
 const RELOAD: &str = "
 ## SIGHUP
 
-SIGHUP makes the daemon read its files again; flags and variables stay as they were. What can be taken at once is taken, and the log says each key with both values. What cannot is logged as such (`needs a restart`), and so is a declared pool that has gone or is otherwise now. A file with mistakes changes nothing: the log says all of them. Memory, sessions and pools above a limit that was lowered stay; only new ones are refused.
+SIGHUP makes the daemon read its files again; flags and variables stay as they were. What can be taken at once is taken, and the log says each key with both values. What cannot is logged as such (`needs a restart`), and so is a declared pool that has gone or is otherwise now. A file with mistakes changes nothing: the log says all of them. Memory, sessions and pools above a limit that was lowered stay; only new ones are refused. So a daemon in the foreground outlives its terminal.
+
+## Logs
+
+goumemd writes its log to stderr: json, or for people on a terminal; for the journal (`JOURNAL_STREAM`) one line of text with a priority and no time. `RUST_LOG` is a filter as [tracing-subscriber](https://docs.rs/tracing-subscriber) has it, for those who want to hear the libraries too.
+
+There is one line for what an operator may act on, with numbers as fields: `serving`, `draining`, `ended`; `session opened`, `session ended` (`cause`, `reclaimed_bytes`); `pool created`, `pool destroyed`; `took over from an earlier daemon`, and what of it is withheld; `keeper died`, `keeper replaced`; `out of budget` (once in 10 s, with the number of refusals); `configuration changed`, `reloaded`. A call that is refused is told to its caller; the log has it at the level of debug, inside a span with the call's path, uid, session and request. Tokens are never written.
 ";

@@ -141,7 +141,11 @@ impl<T> Kind<T> {
             Self::Path(_) => r#""/path""#.to_owned(),
             Self::Address(_) => r#""127.0.0.1:7070""#.to_owned(),
             Self::Choice(choices) => format!("{:?}", choices.first().map_or("", |(word, _)| word)),
-            Self::Text(..) => r#""0""#.to_owned(),
+            // The one that is expected, if its words have one.
+            Self::Text(expected, _) => {
+                let quoted = expected.split('"').nth(1).unwrap_or("0");
+                format!("{quoted:?}")
+            }
         }
     }
 

@@ -39,6 +39,7 @@ mod arenas;
 mod blocks;
 #[cfg(crash)]
 mod crash;
+mod declare;
 mod files;
 mod hostile;
 mod model;
