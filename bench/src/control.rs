@@ -155,6 +155,7 @@ impl Stream {
             // The outcome tells which call it is of.
             sequence: 0,
             call: Some(call),
+            traceparent: String::new(),
         };
         self.calls
             .send(request)

@@ -23,6 +23,7 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Request, Status};
 
 use crate::error::Error;
+use crate::trace;
 
 /// A daemon that accepts at all does so at once; longer means that it is stopped.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
@@ -132,6 +133,7 @@ impl Interceptor for SendToken {
                 .metadata_mut()
                 .insert_bin(SESSION_METADATA_KEY, token.clone());
         }
+        trace::send(&mut request);
         Ok(request)
     }
 }

@@ -20,6 +20,7 @@ use crate::connect::Rpc;
 use crate::error::Error;
 use crate::housekeeper::Chore;
 use crate::session::{Session, lock};
+use crate::trace;
 
 /// A daemon that takes a connection at all opens its streams at once; one that is stopped does
 /// not.
@@ -91,6 +92,7 @@ impl Connection {
         };
         let request = v1::ControlRequest {
             sequence,
+            traceparent: trace::send_control(&call),
             call: Some(call),
         };
         self.calls

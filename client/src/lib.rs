@@ -89,6 +89,7 @@ mod shared;
 #[cfg(test)]
 mod test_pool;
 mod thread_heaps;
+mod trace;
 mod view;
 
 pub use arena::{Arena, ArenaRef};

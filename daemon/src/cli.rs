@@ -117,9 +117,10 @@ fn cli(args: impl IntoIterator<Item = OsString>) -> Result<ExitCode, CliError> {
         .enable_all()
         .build()
         .map_err(CliError::Runtime)?;
-    let ended = runtime.block_on(serve(*config, log, reloader, manager));
+    let ended = runtime.block_on(serve(*config, log.clone(), reloader, manager));
     // After a second signal nothing is waited for.
     runtime.shutdown_timeout(Duration::ZERO);
+    log.end();
     ended
 }
 

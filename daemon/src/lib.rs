@@ -34,6 +34,7 @@ pub mod session;
 mod status;
 pub mod systemd;
 mod ticker;
+mod traces;
 mod turn_lock;
 
 pub use cli::cli_main;

@@ -46,15 +46,21 @@ pub enum LogError {
     /// `RUST_LOG` is no filter.
     #[error("could not read RUST_LOG")]
     Filter(#[from] FromEnvError),
+    /// The environment names a collector that cannot be used.
+    #[cfg(feature = "otel")]
+    #[error("could not set up traces")]
+    Traces(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The process has a log already.
     #[error("could not set up the log")]
     Taken(#[from] TryInitError),
 }
 
 /// The log of this process, to change how much it says.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct LogHandle {
     filter: reload::Handle<EnvFilter, Registry>,
+    #[cfg(feature = "otel")]
+    traces: Option<std::sync::Arc<crate::traces::Traces>>,
 }
 
 impl LogHandle {
@@ -63,6 +69,14 @@ impl LogHandle {
         // The filter of RUST_LOG was read once already. The log is there as long as the process.
         if let Ok(filter) = filter(level) {
             let _ = self.filter.reload(filter);
+        }
+    }
+
+    /// Sends on what is kept for later: traces, if there are any. Waits for that, but not for long.
+    pub fn end(&self) {
+        #[cfg(feature = "otel")]
+        if let Some(traces) = &self.traces {
+            traces.end();
         }
     }
 }
@@ -78,11 +92,19 @@ pub fn init(config: LogConfig) -> Result<LogHandle, LogError> {
         terminal: io::stderr().is_terminal(),
         journal: is_journal(std::env::var_os("JOURNAL_STREAM").as_deref()),
     };
-    tracing_subscriber::registry()
-        .with(filter)
-        .with(lines_to(io::stderr, config.format, place))
-        .try_init()?;
-    Ok(LogHandle { filter: handle })
+    let lines = lines_to(io::stderr, config.format, place).with_filter(filter);
+    let log = tracing_subscriber::registry().with(lines);
+    #[cfg(feature = "otel")]
+    let traces = crate::traces::Traces::from_environment(|name| std::env::var_os(name))
+        .map_err(LogError::Traces)?;
+    #[cfg(feature = "otel")]
+    let log = log.with(traces.as_ref().map(crate::traces::Traces::layer));
+    log.try_init()?;
+    Ok(LogHandle {
+        filter: handle,
+        #[cfg(feature = "otel")]
+        traces: traces.map(std::sync::Arc::new),
+    })
 }
 
 /// What stderr is.

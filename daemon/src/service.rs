@@ -23,6 +23,7 @@ use crate::caller;
 use crate::core::Core;
 use crate::error::Error;
 use crate::session::Caller;
+use crate::traces;
 
 mod arena_pool;
 mod bytes;
@@ -186,13 +187,20 @@ pub(crate) fn server() -> Server {
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_frame_size(MAX_FRAME_BYTES)
         .trace_fn(|request| {
-            debug_span!(
+            let path = request.uri().path();
+            let span = debug_span!(
                 "call",
-                path = request.uri().path(),
+                path,
                 uid = field::Empty,
                 session = field::Empty,
-                request = field::Empty
-            )
+                request = field::Empty,
+                otel.kind = field::Empty,
+                otel.name = field::Empty
+            );
+            let traceparent = request.headers().get("traceparent");
+            let traceparent = traceparent.and_then(|value| value.to_str().ok());
+            traces::continue_trace(&span, path.trim_start_matches('/'), traceparent);
+            span
         })
 }
 

@@ -21,6 +21,8 @@ mod hostile;
 mod link;
 mod mutants;
 mod once;
+#[cfg(feature = "otel")]
+mod otel;
 mod restart;
 mod security;
 mod shutdown;

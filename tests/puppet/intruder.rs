@@ -42,6 +42,7 @@ fn control(rpc: &Rpc, call: Call) -> String {
     let calls = tokio_stream::once(v1::ControlRequest {
         sequence: 1,
         call: Some(call),
+        traceparent: String::new(),
     });
     let request = rpc.with(calls.chain(tokio_stream::pending()));
     let mut replies = match wait(rpc.sessions().control(request)) {

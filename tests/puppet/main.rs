@@ -18,6 +18,8 @@ mod churn;
 mod client;
 mod intruder;
 mod service;
+#[cfg(feature = "otel")]
+mod traced;
 
 use std::ffi::OsString;
 use std::io::{self, Read as _};
@@ -48,6 +50,8 @@ fn main() -> ExitCode {
         "client" => client::run(),
         "churn" => churn::run(&args),
         "fds" => print_fds(),
+        #[cfg(feature = "otel")]
+        "traced" => traced::run(&args),
         role => panic!("no such role: {role}"),
     }
 }

@@ -254,4 +254,8 @@ SIGHUP makes the daemon read its files again; flags and variables stay as they w
 goumemd writes its log to stderr: json, or for people on a terminal; for the journal (`JOURNAL_STREAM`) one line of text with a priority and no time. `RUST_LOG` is a filter as [tracing-subscriber](https://docs.rs/tracing-subscriber) has it, for those who want to hear the libraries too.
 
 There is one line for what an operator may act on, with numbers as fields: `serving`, `draining`, `ended`; `session opened`, `session ended` (`cause`, `reclaimed_bytes`); `pool created`, `pool destroyed`; `took over from an earlier daemon`, and what of it is withheld; `keeper died`, `keeper replaced`; `out of budget` (once in 10 s, with the number of refusals); `configuration changed`, `reloaded`. A call that is refused is told to its caller; the log has it at the level of debug, inside a span with the call's path, uid, session and request. Tokens are never written.
+
+## Traces
+
+A goumemd that was built with `--features otel` sends a span for each call to an OpenTelemetry collector, over gRPC, if `OTEL_EXPORTER_OTLP_ENDPOINT` names one; the other variables of [the specification](https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/) hold too. The client library with the feature of the same name sends its caller's trace along (`traceparent`), so that both are one trace, also for the calls of a Control stream.
 ";

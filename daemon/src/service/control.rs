@@ -15,13 +15,13 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio_stream::Stream;
 use tonic::{Status, Streaming};
-use tracing::{debug_span, field};
+use tracing::{Span, debug_span, field};
 
 use super::done;
 use crate::core::Core;
 use crate::error::Error;
 use crate::session::Caller;
-use crate::status;
+use crate::{status, traces};
 
 /// The calls of a stream, and their replies.
 ///
@@ -60,7 +60,7 @@ impl Control {
     /// Begins with a call; returns the reply if there is one already.
     fn begin(&mut self, request: v1::ControlRequest) -> Option<v1::ControlReply> {
         let now = Instant::now();
-        let sequence = request.sequence;
+        let (sequence, traceparent) = (request.sequence, request.traceparent);
         let Some(call) = request.call else {
             let missing = ProtocolError::missing("call").into();
             return Some(reply(sequence, Err(missing)));
@@ -69,11 +69,14 @@ impl Control {
             session.touch(now);
         }
         if is_small(&call) {
-            return Some(answer(&self.core, &self.caller, sequence, call, now));
+            let span = span(&self.caller, &call, &traceparent);
+            return Some(span.in_scope(|| answer(&self.core, &self.caller, sequence, call, now)));
         }
         let (core, caller) = (Arc::clone(&self.core), self.caller.clone());
-        self.aside
-            .spawn_blocking(move || answer(&core, &caller, sequence, call, now));
+        self.aside.spawn_blocking(move || {
+            let span = span(&caller, &call, &traceparent);
+            span.in_scope(|| answer(&core, &caller, sequence, call, now))
+        });
         None
     }
 }
@@ -136,7 +139,22 @@ fn is_small(call: &Call) -> bool {
     }
 }
 
-/// Performs a call, in a span of its own as every call has, and makes its reply.
+/// Returns a call's span, as every call has one.
+fn span(caller: &Caller, call: &Call, traceparent: &str) -> Span {
+    let span = debug_span!(
+        "control",
+        call = name(call),
+        session = caller.session.as_ref().map(|session| session.number.get()),
+        request = field::Empty,
+        otel.kind = field::Empty,
+        otel.name = field::Empty,
+    );
+    let traceparent = Some(traceparent).filter(|text| !text.is_empty());
+    traces::continue_trace(&span, name(call), traceparent);
+    span
+}
+
+/// Performs a call and makes its reply.
 fn answer(
     core: &Core,
     caller: &Caller,
@@ -144,13 +162,6 @@ fn answer(
     call: Call,
     now: Instant,
 ) -> v1::ControlReply {
-    let _span = debug_span!(
-        "control",
-        call = name(&call),
-        session = caller.session.as_ref().map(|session| session.number.get()),
-        request = field::Empty,
-    )
-    .entered();
     reply(sequence, perform(core, caller, call, now))
 }
 

@@ -63,6 +63,7 @@ fn events_and_control_replies_that_nobody_reads_hold_up_nobody() {
                 handle: Some(handle),
                 request_id: sequence,
             })),
+            traceparent: String::new(),
         });
         let control = rpc.with(tokio_stream::iter(calls));
         let control = wait(rpc.sessions().control(control)).unwrap();

@@ -32,6 +32,7 @@ impl Control {
         let request = v1::ControlRequest {
             sequence: self.last,
             call: Some(call),
+            traceparent: String::new(),
         };
         self.calls.send(request).await.unwrap();
         self.last
@@ -154,7 +155,11 @@ async fn many_calls_are_under_way_at_once_and_each_gets_its_reply() {
         for sequence in 1..=CALLS {
             let call = (sequence % 5 != 0).then(|| lease(pool_id, sequence));
             calls
-                .send(v1::ControlRequest { sequence, call })
+                .send(v1::ControlRequest {
+                    sequence,
+                    call,
+                    traceparent: String::new(),
+                })
                 .await
                 .unwrap();
         }
@@ -228,6 +233,7 @@ async fn client_that_does_not_read_is_not_listened_to() {
     let no_pool = |sequence| v1::ControlRequest {
         sequence,
         call: Some(Call::Pin(pin)),
+        traceparent: String::new(),
     };
     // Until the windows of both directions are full.
     let mut n_sent = 0;
