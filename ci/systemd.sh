@@ -26,6 +26,7 @@ name="goumem-ci-$$"
 boot=
 cleanup() {
     local outcome=$?
+    [ "$outcome" = 0 ] || cat "$work/log" >&2
     if [ "$outcome" != 0 ] && [ -n "${pid1:-}" ]; then
         within journalctl --no-pager -n 60 -u goumemd.service -u goumemd.socket >&2 || true
     fi
@@ -115,7 +116,6 @@ eventually() {
     fail "not within $seconds s: $*"
 }
 booted() {
-    kill -0 "$boot" || fail "systemd has ended: $(cat "$work/log")"
     pid1=$(pgrep -P "$boot" | head -n 1) && [ -n "$pid1" ] &&
         [ "$(cat "/proc/$pid1/comm")" = systemd ] &&
         within systemctl is-active --quiet goumem-ci.target
@@ -129,7 +129,7 @@ as_member() { within setpriv --reuid tester --regid tester --init-groups env -i 
 as_stranger() { within setpriv --reuid 64999 --regid 64999 --clear-groups env -i PATH=/usr/bin "$@"; }
 says_hello() { [ "$(as_member goumemctl get frames greeting)" = hello ]; }
 
-within dpkg -i /opt/goumem-ci/goumem.deb >"$work/log" 2>&1 || fail "$(cat "$work/log")"
+within dpkg -i /opt/goumem-ci/goumem.deb >"$work/log" 2>&1 || fail "dpkg"
 for unit in goumemd.socket goumemd.service; do
     within systemctl is-active --quiet "$unit" || fail "$unit is not active after the installation"
     within systemctl is-enabled --quiet "$unit" || fail "$unit is not enabled"
@@ -141,6 +141,14 @@ as_member goumemctl pool create frames 8MiB >/dev/null
 echo hello | as_member goumemctl put frames greeting >/dev/null
 says_hello || fail "put and get"
 as_stranger goumemctl ping >/dev/null 2>&1 && fail "a user outside of the group may connect"
+
+# It takes a new configuration over.
+within sed -i 's/^#level = .*/level = "debug"/' /etc/goumem/goumemd.toml
+before=$(service MainPID)
+within systemctl reload goumemd
+reloaded() { within journalctl --no-pager -u goumemd.service | grep -q 'log.level'; }
+eventually 10 reloaded
+[ "$(service MainPID) $(service ActiveState)" = "$before active" ] || fail "not the same after a reload"
 
 # Restarted, killed and hung, it goes on with what it had.
 stored=$(service NFileDescriptorStore)
@@ -176,11 +184,11 @@ as_member goumemctl get frames greeting >/dev/null 2>&1 && fail "stop kept the p
 as_member goumemctl pool create --backing file files 8MiB >/dev/null 2>&1 && fail "chown without a capability"
 
 within systemd-analyze security --no-pager goumemd.service | tail -n 1
-within dpkg -r goumem >"$work/log" 2>&1 || fail "$(cat "$work/log")"
+within dpkg -r goumem >"$work/log" 2>&1 || fail "dpkg"
 ! within systemctl is-active --quiet goumemd.service || fail "removed, and active"
 ! within systemctl is-active --quiet goumemd.socket || fail "removed, and listening"
 within test -f /etc/goumem/goumemd.toml || fail "removal took the configuration"
-within dpkg -P goumem >"$work/log" 2>&1 || fail "$(cat "$work/log")"
+within dpkg -P goumem >"$work/log" 2>&1 || fail "dpkg"
 for gone in /etc/goumem /run/goumem /var/lib/goumem /usr/bin/goumemd; do
     ! within test -e "$gone" || fail "purged, and $gone is there"
 done
