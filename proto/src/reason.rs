@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
@@ -27,6 +28,10 @@ pub const MAX_METADATA_ENTRIES: usize = 16;
 const MAX_KEY_BYTES: usize = 64;
 const MAX_VALUE_BYTES: usize = 256;
 const MAX_MESSAGE_BYTES: usize = 512;
+
+/// How long a client that is one too many should wait before it tries again: long enough for a few
+/// thousand calls to end.
+const RETRY_DELAY: Duration = Duration::from_millis(100);
 
 macro_rules! reasons {
     ($($reason:ident $code:ident $text:literal $meaning:literal $advice:literal)*) => {
@@ -145,6 +150,9 @@ reasons! {
     SessionRequired Unauthenticated "SESSION_REQUIRED"
         "The call needs a session, and its metadata carries no token."
         "Open a session, and send its token as `goumem-session-bin` with each call."
+    CredentialsRequired Unauthenticated "CREDENTIALS_REQUIRED"
+        "The call came by TCP, and neither a client certificate nor a bearer token says whose it is."
+        "Connect with a certificate of the daemon's client CA, or send `authorization: Bearer TOKEN` with each call."
     SessionExpired Aborted "SESSION_EXPIRED"
         "The session has ended, or was lost with the daemon and its keeper; what it held has been taken back."
         "Open a new session and begin again; handles of kept blocks are still good."
@@ -190,6 +198,12 @@ reasons! {
     CorruptSegment DataLoss "CORRUPT_SEGMENT"
         "The pool's memory contradicts itself where the call looked."
         "Stop using the pool; save what is readable and destroy it."
+    CallTimedOut DeadlineExceeded "CALL_TIMED_OUT"
+        "The call came by TCP and took too long: its client sent nothing, or the daemon had no time for it. It may still take effect."
+        "Retry with the same id after a pause."
+    Overloaded Unavailable "OVERLOADED"
+        "As many calls are under way as there may be: of this connection, this client, or of all."
+        "Retry after a pause (`RetryInfo` says how long), and make fewer calls at a time."
     ShuttingDown Unavailable "SHUTTING_DOWN"
         "The daemon is ending and takes no new work."
         "Retry with the same id when it is back."
@@ -303,7 +317,11 @@ impl From<ErrorDetail> for Status {
         let metadata: HashMap<_, _> = entries
             .map(|(key, value)| (clip(&key, MAX_KEY_BYTES), clip(&value, MAX_VALUE_BYTES)))
             .collect();
-        let info = ErrorDetails::with_error_info(detail.reason.as_str(), ERROR_DOMAIN, metadata);
+        let mut info =
+            ErrorDetails::with_error_info(detail.reason.as_str(), ERROR_DOMAIN, metadata);
+        if detail.reason == Reason::Overloaded {
+            info.set_retry_info(Some(RETRY_DELAY));
+        }
         let message = clip(&detail.message, MAX_MESSAGE_BYTES);
         Self::with_error_details(detail.reason.code(), message, info)
     }

@@ -263,7 +263,8 @@ message! {
         /// Pins it holds.
         pins: u32,
         /// First word of its process's command line, if the daemon may read it. Whatever the
-        /// process chose to write there: escape it before it goes to a terminal.
+        /// process chose to write there: escape it before it goes to a terminal. Of a remote
+        /// session who made its last call, and from where: `alice@10.0.0.5:4711`.
         command: Option<String>,
     }
     millis {

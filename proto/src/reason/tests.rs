@@ -88,6 +88,7 @@ fn only_what_a_pause_may_mend_is_retryable() {
         retryable,
         [
             &Reason::RequestInFlight,
+            &Reason::Overloaded,
             &Reason::ShuttingDown,
             &Reason::Recovering
         ]
@@ -163,8 +164,8 @@ fn the_error_reference_lists_every_reason_as_it_is() {
     let mut page = String::from(
         "# Errors\n\n\
          Every error of goumemd carries `google.rpc.ErrorInfo {reason, domain: \"goumem\", \
-         metadata}`; the metadata are the numbers. An error has changed nothing. A status without \
-         it came from the gRPC library or the network. The Rust client has the same as \
+         metadata}`; the metadata are the numbers. An error has changed nothing, but for \
+         `CALL_TIMED_OUT`, after which the call may still take effect. A status without it came from the gRPC library or the network. The Rust client has the same as \
          `goumem::Error::reason()`.\n\n\
          | reason | code | what has happened | what to do next |\n|---|---|---|---|\n",
     );
