@@ -11,13 +11,10 @@ use tonic::metadata::MetadataMap;
 use crate::error::Error;
 use crate::listen::{LocalPeer, PeerInfo};
 use crate::session::{Caller, Session, Sessions};
+use crate::tls::{REMOTE_ID, RemoteIdentity};
 
 #[cfg(test)]
 mod tests;
-
-/// The user and group of whoever calls over TCP. No process has it: to the kernel it means "leave
-/// it as it is".
-pub(crate) const REMOTE_ID: u32 = u32::MAX;
 
 /// Finds out who makes a call.
 ///
@@ -30,9 +27,13 @@ pub(crate) fn identify<T>(
     sessions: &Sessions,
     now: Instant,
 ) -> Result<Caller, Error> {
+    let remote = request.extensions().get::<RemoteIdentity>();
     let mut caller = match request.extensions().get::<PeerInfo>() {
         Some(PeerInfo::Local(peer)) => local_caller(peer),
-        Some(PeerInfo::Remote { .. }) => remote_caller(),
+        // The gate has found out who that is.
+        Some(PeerInfo::Remote(_)) => remote_caller(remote.ok_or(Error::Invariant {
+            what: "a remote call that is nobody's",
+        })?),
         None => {
             return Err(Error::Invariant {
                 what: "a request without its connection",
@@ -40,7 +41,11 @@ pub(crate) fn identify<T>(
         }
     };
     if let Some(token) = token_of(request.metadata())? {
-        caller.session = Some(session_of(&token, &caller, sessions, now)?);
+        let session = session_of(&token, &caller, sessions, now)?;
+        if let Some(remote) = remote {
+            session.called_from(remote);
+        }
+        caller.session = Some(session);
     }
     Ok(caller)
 }
@@ -57,9 +62,9 @@ pub(crate) fn local_caller(peer: &LocalPeer) -> Caller {
     }
 }
 
-fn remote_caller() -> Caller {
+fn remote_caller(remote: &RemoteIdentity) -> Caller {
     Caller {
-        uid: REMOTE_ID,
+        uid: remote.uid,
         gid: REMOTE_ID,
         pid: 0,
         local: false,

@@ -15,6 +15,7 @@ use goumem_shm::os::paths::{Environment, PathError, Side};
 use crate::fd_store::SystemdStore;
 use crate::http::HttpPlace;
 use crate::logging::LogConfig;
+use crate::tls::{TcpOptions, TlsError};
 
 mod accounts;
 mod declared;
@@ -53,10 +54,12 @@ pub struct Config {
     /// Whether the sockets' directory must be the daemon's user's alone. So it is where the daemon
     /// chose the place; a place that was given is taken as it is.
     pub private_directory: bool,
-    /// Serves gRPC there too, for clients that cannot use a Unix socket. Loopback only.
+    /// Serves gRPC there too, for clients that cannot use a Unix socket.
     pub tcp: Option<SocketAddr>,
     /// Where health, metrics and the live page are served.
     pub http: HttpPlace,
+    /// How clients prove who they are there.
+    pub tcp_options: TcpOptions,
     /// gRPC connections at a time, of all clients.
     pub max_connections: u32,
     /// How long calls that are under way get when the daemon ends.
@@ -150,12 +153,9 @@ pub enum ConfigError {
     /// The keeper is this program again, and the OS does not say which that is.
     #[error("could not find this program, to be the keeper")]
     Program(#[source] std::io::Error),
-    /// Whoever reaches the address could use the daemon, and nothing tells who that is.
-    #[error("TCP address {address} is not a loopback one; only those are served without TLS")]
-    NotLoopback {
-        /// The address asked for.
-        address: SocketAddr,
-    },
+    /// TCP is configured so that everybody would be let in, or nobody.
+    #[error(transparent)]
+    Tcp(#[from] TlsError),
 }
 
 impl Config {

@@ -21,6 +21,31 @@ pub enum Table {
     Waiters,
 }
 
+/// Whose calls are too many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Crowd {
+    /// Those of this machine's processes.
+    Local,
+    /// Those of remote clients.
+    Remote,
+    /// Those of one remote client: a name, or an address without one.
+    Client,
+    /// Those of one connection.
+    Connection,
+}
+
+impl Crowd {
+    /// Returns the word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Local => "local clients",
+            Self::Remote => "remote clients",
+            Self::Client => "this client",
+            Self::Connection => "this connection",
+        }
+    }
+}
+
 /// Why a call was refused. The state is what it was before the call.
 #[derive(Debug, thiserror::Error)]
 #[expect(clippy::error_impl_error, reason = "the one error of this crate")]
@@ -264,6 +289,26 @@ pub enum Error {
         doing: &'static str,
         /// What the OS said.
         source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Calls under way are as many as there may be.
+    #[error("{limit} calls of {} are under way already", crowd.as_str())]
+    Overloaded {
+        /// Whose.
+        crowd: Crowd,
+        /// How many there may be.
+        limit: usize,
+    },
+    /// A call by TCP does not say, or prove, whose it is.
+    #[error("call is nobody's: {why}")]
+    CredentialsRequired {
+        /// What is missing.
+        why: &'static str,
+    },
+    /// A call by TCP has taken too long. What it asked for may still come to be.
+    #[error("call was not over within {after:?}")]
+    CallTimedOut {
+        /// How long it was given.
+        after: std::time::Duration,
     },
     /// The daemon is ending.
     #[error("daemon is shutting down")]

@@ -34,6 +34,7 @@ pub mod session;
 mod status;
 pub mod systemd;
 mod ticker;
+pub mod tls;
 mod traces;
 mod turn_lock;
 
@@ -44,3 +45,4 @@ pub use listen::{ListenError, Listeners};
 pub use root::RootError;
 pub use run::{RunError, Shutdown, run, run_under, run_until};
 pub use systemd::{ServiceEnvironment, ServiceManager};
+pub use tls::{TcpOptions, TlsError};

@@ -13,6 +13,8 @@ use std::os::unix::fs::{
 };
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
 
 use goumem_shm::os::lock::{InstanceLock, LockError};
 use goumem_shm::os::paths::{self, PathError};
@@ -20,16 +22,18 @@ use goumem_shm::os::paths::{self, PathError};
 use crate::config::Config;
 use crate::http::HttpPlace;
 use crate::systemd::{ActivatedSockets, ActivationError};
+use crate::tls::{Access, TlsError};
 
 mod accept;
 mod peer;
+mod remote;
 mod shares;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use accept::{Acceptor, Listen, incoming};
-pub use peer::{LocalPeer, PeerInfo, PeerStream};
-pub(crate) use shares::{Holder, Shares};
+pub use peer::{LocalPeer, PeerInfo, PeerStream, RemotePeer};
+pub(crate) use shares::{Holder, Share, Shares};
 
 /// Why the daemon cannot listen.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +78,9 @@ pub enum ListenError {
         /// The manager's name for it.
         name: String,
     },
+    /// Nobody would be let in by TCP, or everybody.
+    #[error("could not serve TCP")]
+    Tls(#[from] TlsError),
     /// The OS refused.
     #[error("could not {doing} {place}")]
     Os {
@@ -102,7 +109,7 @@ impl ListenError {
 pub struct Listeners {
     pub(crate) grpc: UnixListener,
     pub(crate) fd: UnixListener,
-    pub(crate) tcp: Option<TcpListener>,
+    pub(crate) tcp: Option<Tcp<TcpListener>>,
     pub(crate) http: Option<HttpSocket>,
     pub(crate) files: Files,
 }
@@ -113,6 +120,13 @@ pub(crate) enum HttpSocket {
     Unix(UnixListener),
     /// With the address that was bound.
     Tcp(TcpListener, SocketAddr),
+}
+
+/// A listening TCP socket, and who is let in there.
+#[derive(Debug)]
+pub(crate) struct Tcp<L> {
+    pub(crate) listener: L,
+    pub(crate) access: Arc<Access>,
 }
 
 /// What a daemon has in the file system while it lives.
@@ -160,7 +174,10 @@ impl Listeners {
             grpc,
             fd,
             http,
-            tcp: config.tcp.map(bind_tcp).transpose()?,
+            tcp: config
+                .tcp
+                .map(|address| bind_remote(address, config))
+                .transpose()?,
             files: Files {
                 grpc: grpc_file,
                 fd: fd_file,
@@ -202,7 +219,7 @@ impl Listeners {
 
     /// Returns the TCP address, with the port that the OS chose if the configured one is 0.
     pub fn tcp_address(&self) -> Option<SocketAddr> {
-        self.tcp.as_ref()?.local_addr().ok()
+        self.tcp.as_ref()?.listener.local_addr().ok()
     }
 }
 
@@ -305,6 +322,14 @@ fn remove_stale(path: &Path) -> Result<(), ListenError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(ListenError::os("connect to", path.display())(error)),
     }
+}
+
+fn bind_remote(address: SocketAddr, config: &Config) -> Result<Tcp<TcpListener>, ListenError> {
+    let options = &config.tcp_options;
+    options.check(address)?;
+    let access = Arc::new(Access::load(options.clone(), Instant::now())?);
+    let listener = bind_tcp(address)?;
+    Ok(Tcp { listener, access })
 }
 
 fn bind_http(

@@ -14,6 +14,7 @@ use crate::core::Core;
 use crate::logging::LogHandle;
 use crate::status::chain;
 use crate::systemd::Status;
+use crate::tls::Access;
 
 /// Reads the configuration at each signal, sets the log's level, and sends the rest to those who
 /// follow it. The service manager is told of both ends.
@@ -73,13 +74,19 @@ fn report(reloaded: &Reloaded) {
 pub(crate) async fn follow(
     mut configs: watch::Receiver<Arc<Config>>,
     core: Arc<Core>,
+    access: Option<Arc<Access>>,
     stop: CancellationToken,
 ) {
     let following = async {
         while configs.changed().await.is_ok() {
             let config = Arc::clone(&configs.borrow_and_update());
-            let core = Arc::clone(&core);
-            let taking = move || core.reload(&config, Instant::now());
+            let (core, access) = (Arc::clone(&core), access.clone());
+            let taking = move || {
+                core.reload(&config, Instant::now());
+                if let Some(access) = access {
+                    access.reload(Instant::now());
+                }
+            };
             // A panic has been said already.
             let _ = tokio::task::spawn_blocking(taking).await;
         }

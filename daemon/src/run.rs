@@ -25,10 +25,10 @@ use crate::core::{Core, DeclareError, Wires};
 use crate::fd_store::{FdStore, Kept};
 use crate::http::{Http, Stage};
 use crate::keeper::{KeeperStore, Launch};
-use crate::listen::{self, Listeners, PeerStream};
+use crate::listen::{self, Listeners, PeerStream, Tcp};
 use crate::reaper::Reaper;
 use crate::root::RootError;
-use crate::service::{self, Edge, Routes, SERVICES};
+use crate::service::{self, Edge, Gate, Routes, SERVICES};
 use crate::systemd::{self, ServiceManager, Status};
 use crate::{fd_server, reload, ticker};
 
@@ -136,7 +136,9 @@ pub async fn run_under(
     let grpc = UnixListener::from_std(grpc).map_err(RunError::os("use the gRPC socket"))?;
     let fd = UnixListener::from_std(fd).map_err(RunError::os("use the fd socket"))?;
     let tcp = tcp
-        .map(TcpListener::from_std)
+        .map(|Tcp { listener, access }| {
+            TcpListener::from_std(listener).map(|listener| Tcp { listener, access })
+        })
         .transpose()
         .map_err(RunError::os("use the TCP socket"))?;
 
@@ -154,6 +156,7 @@ pub async fn run_under(
     background.tasks.spawn(reload::follow(
         configs,
         Arc::clone(&background.core),
+        tcp.as_ref().map(|tcp| Arc::clone(&tcp.access)),
         ended.clone(),
     ));
     background.tasks.spawn(fd_server::serve(
@@ -180,7 +183,7 @@ pub async fn run_under(
     let served = serve(
         core,
         incoming,
-        config.drain_deadline,
+        &config,
         shutdown.begin,
         &ended,
         &http,
@@ -201,7 +204,7 @@ pub async fn run_under(
 async fn serve(
     core: Arc<Core>,
     incoming: impl Stream<Item = Result<PeerStream, Infallible>>,
-    deadline: Duration,
+    config: &Config,
     shutdown: CancellationToken,
     ended: &CancellationToken,
     http: &Http,
@@ -215,7 +218,10 @@ async fn serve(
         draining: CancellationToken::new(),
     };
     let mut serving = pin!(service::server().serve_with_incoming_shutdown(
-        Routes::new(&edge, health.clone()),
+        Gate::new(
+            Routes::new(&edge, health.clone()),
+            config.tcp_options.max_calls,
+        ),
         incoming,
         edge.draining.cancelled(),
     ));
@@ -229,6 +235,7 @@ async fn serve(
         served = &mut serving => return served,
         () = shutdown.cancelled() => {}
     }
+    let deadline = config.drain_deadline;
     let deadline_ms = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
     info!(deadline_ms, "draining");
     status.stopping(deadline);

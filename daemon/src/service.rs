@@ -29,10 +29,13 @@ mod arena_pool;
 mod bytes;
 mod control;
 mod daemon;
+mod gate;
 mod pool;
 mod session;
 #[cfg(test)]
 mod tests;
+
+pub(crate) use gate::Gate;
 
 /// The largest message, either way: gRPC's usual limit. The largest batch has a third of it.
 const MAX_MESSAGE_BYTES: usize = 4 << 20;

@@ -19,6 +19,7 @@ use tracing::level_filters::LevelFilter;
 
 use crate::error::Error;
 use crate::root::Root;
+use crate::tls::RemoteIdentity;
 
 mod gets;
 mod intent;
@@ -91,6 +92,8 @@ pub struct Session {
     pub label: Label,
     /// When it was opened.
     pub opened_at: Instant,
+    /// Whether it was opened over a Unix socket.
+    pub local: bool,
     /// Whether it may be handed memory.
     pub may_map: bool,
     /// Tells its death; none for a remote session.
@@ -113,6 +116,8 @@ struct SessionState {
     /// Dropped to end the stream of its control calls.
     control: Option<oneshot::Sender<()>>,
     last_call: Instant,
+    /// Who made it, and from where, if the session is remote.
+    remote: Option<RemoteIdentity>,
 }
 
 impl Session {
@@ -152,7 +157,21 @@ impl Session {
             (None, None) => true,
             _ => false,
         };
-        self.uid == caller.uid && same_process
+        self.uid == caller.uid && self.local == caller.local && same_process
+    }
+
+    /// Notes who made its last call, and from where.
+    pub(crate) fn called_from(&self, remote: &RemoteIdentity) {
+        let mut state = self.lock();
+        if state.remote.as_ref() != Some(remote) {
+            state.remote = Some(remote.clone());
+        }
+    }
+
+    /// Returns who made its last call, and from where: as `alice@10.0.0.5:4711`. None if it is
+    /// local, or has made no call yet.
+    pub fn remote(&self) -> Option<String> {
+        self.lock().remote.as_ref().map(ToString::to_string)
     }
 
     /// Notes that it made a call.

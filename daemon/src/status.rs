@@ -178,6 +178,15 @@ impl From<&Error> for ErrorDetail {
             // What the OS said is for the log: it may speak of paths.
             Error::Os { doing, .. } => detail(Reason::Internal).with("doing", doing),
             Error::Invariant { .. } => detail(Reason::Internal),
+            Error::Overloaded { crowd, limit } => detail(Reason::Overloaded)
+                .with("calls_of", crowd.as_str())
+                .with("limit", limit),
+            Error::CredentialsRequired { why } => {
+                detail(Reason::CredentialsRequired).with("why", why)
+            }
+            Error::CallTimedOut { after } => {
+                detail(Reason::CallTimedOut).with("after_ms", after.as_millis())
+            }
             Error::ShuttingDown => detail(Reason::ShuttingDown),
         }
     }

@@ -11,7 +11,9 @@ use tonic::metadata::MetadataValue;
 
 use super::*;
 use crate::fd_store::NoStore;
+use crate::listen::RemotePeer;
 use crate::root::Root;
+use crate::tls::{Access, TcpOptions};
 
 /// A process that lives until it is dropped.
 struct Puppet(Child);
@@ -52,14 +54,18 @@ fn foreign(uid: u32) -> PeerInfo {
 }
 
 fn remote() -> PeerInfo {
-    PeerInfo::Remote {
-        address: "127.0.0.1:9".parse().unwrap(),
-    }
+    let access = Access::load(TcpOptions::default(), Instant::now()).unwrap();
+    let address = "127.0.0.1:9".parse().unwrap();
+    PeerInfo::Remote(Arc::new(RemotePeer::new(address, None, Arc::new(access))))
 }
 
 fn call(peer: &PeerInfo, token: Option<&[u8]>, sessions: &Sessions) -> Result<Caller, Error> {
     let mut request = Request::new(());
     request.extensions_mut().insert(peer.clone());
+    if let PeerInfo::Remote(remote) = peer {
+        let caller = remote.identify(None, Instant::now()).unwrap();
+        request.extensions_mut().insert(caller);
+    }
     if let Some(token) = token {
         let value = MetadataValue::from_bytes(token);
         request

@@ -17,6 +17,7 @@ use super::{Config, ConfigError, Keeper, Limits};
 use crate::fd_store::SystemdStore;
 use crate::http::HttpPlace;
 use crate::logging::{LogConfig, LogFormat};
+use crate::tls::TcpOptions;
 
 /// Only the daemon's user connects.
 const USER_SOCKET_MODE: u32 = 0o600;
@@ -92,6 +93,7 @@ impl Draft {
                 private_directory: false,
                 tcp: None,
                 http: HttpPlace::None,
+                tcp_options: TcpOptions::default(),
                 max_connections: 0,
                 drain_deadline: Duration::ZERO,
                 keeper: Keeper::None,
@@ -126,8 +128,8 @@ impl Draft {
         let mut config = self.config;
         let pools = declared(self.pools, self.arena_pools);
         config.pools = pools.map_err(Faults)?;
-        if let Some(address) = config.tcp.filter(|address| !address.ip().is_loopback()) {
-            return Err(ConfigError::NotLoopback { address });
+        if let Some(address) = config.tcp {
+            config.tcp_options.check(address)?;
         }
         config.socket = paths::socket_path(self.socket.as_deref(), &around.environment)?;
         let system = config.socket.starts_with(SYSTEM_DIRECTORY);

@@ -12,6 +12,7 @@ use super::accounts::{group_named, user_named};
 use super::draft::{Draft, KeeperName, PoolDraft};
 use super::value::Kind;
 use crate::logging::LogFormat;
+use crate::tls;
 
 /// One key, of a table that `T` is filled in from.
 pub(crate) struct Key<T: 'static> {
@@ -134,7 +135,72 @@ pub(crate) static KEYS: &[Key<Draft>] = &[
         reload: Restart,
         variable: Some("GOUMEM_TCP"),
         flag: Some("tcp"),
-        help: "Serve gRPC on this loopback address too, for clients that cannot map memory.",
+        help: "Serve gRPC on this address too, for clients that cannot map memory. One that is not \
+               loopback needs tls_cert and tls_key, and client_ca or tokens_file.",
+    },
+    Key {
+        name: "tcp.tls_cert",
+        kind: Path(|draft, path| draft.config.tcp_options.tls_cert = Some(path)),
+        default: Means("no TLS"),
+        reload: Restart,
+        variable: Some("GOUMEM_TLS_CERT"),
+        flag: Some("tls-cert"),
+        help: "Certificate of the daemon for TCP, with those between it and its CA, in PEM. This \
+               file and the three that follow are read again within a second of their change.",
+    },
+    Key {
+        name: "tcp.tls_key",
+        kind: Path(|draft, path| draft.config.tcp_options.tls_key = Some(path)),
+        default: Means("no TLS"),
+        reload: Restart,
+        variable: Some("GOUMEM_TLS_KEY"),
+        flag: Some("tls-key"),
+        help: "Private key of that certificate, in PEM. Others may not read it.",
+    },
+    Key {
+        name: "tcp.client_ca",
+        kind: Path(|draft, path| draft.config.tcp_options.client_ca = Some(path)),
+        default: Means("no client certificates"),
+        reload: Restart,
+        variable: Some("GOUMEM_CLIENT_CA"),
+        flag: Some("client-ca"),
+        help: "CAs of the certificates that TCP clients come with, in PEM. A client's name is its \
+               certificate's common name, else its first alternative name.",
+    },
+    Key {
+        name: "tcp.tokens_file",
+        kind: Path(|draft, path| draft.config.tcp_options.tokens_file = Some(path)),
+        default: Means("no tokens"),
+        reload: Restart,
+        variable: Some("GOUMEM_TOKENS_FILE"),
+        flag: Some("tokens-file"),
+        help: "Bearer tokens of TCP clients: in each line NAME: TOKEN, or NAME: sha256:HEX. Only \
+               the daemon's user may read it. With client_ca as well, either proof is enough.",
+    },
+    Key {
+        name: "tcp.users",
+        kind: Text(
+            r#"names and the users they stand for, as "alice=1000, ci=1001""#,
+            |draft, text| tls::parse_users(&mut draft.config.tcp_options.users, text),
+        ),
+        default: Means("each name is a user of its own"),
+        reload: Restart,
+        variable: Some("GOUMEM_TCP_USERS"),
+        flag: None,
+        help: "Which user of this machine a TCP client's name stands for. Any other name is a user \
+               of its own, and to everybody's pools one of the others.",
+    },
+    Key {
+        name: "tcp.max_calls",
+        // Each takes some kilobytes, and at most a place in the queue of the threads for long work.
+        kind: Count(1..=65_536, |draft, n| {
+            draft.config.tcp_options.max_calls = n
+        }),
+        default: Is("1024"),
+        reload: Restart,
+        variable: Some("GOUMEM_TCP_MAX_CALLS"),
+        flag: None,
+        help: "Calls of TCP clients at a time. One client may have a quarter of them.",
     },
     Key {
         name: "http.listen",

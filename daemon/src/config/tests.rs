@@ -11,6 +11,7 @@ use tracing::level_filters::LevelFilter;
 use super::keys::{ARENA_POOL_KEYS, BuiltIn, KEYS, POOL_KEYS};
 use super::*;
 use crate::logging::LogFormat;
+use crate::tls::{TcpOptions, TlsError};
 
 const NO_ENVIRONMENT: Environment = Environment {
     goumem_socket: None,
@@ -168,7 +169,14 @@ fn every_key_can_be_set_in_a_file() {
     assert!(told.faults()[0].contains("is not TOML"), "defined twice");
     let told = Told::by_flags(&[]).file(
         r#"
-        tcp.listen = "127.0.0.1:7070"
+        [tcp]
+        listen = "0.0.0.0:7070"
+        tls_cert = "/a/cert.pem"
+        tls_key = "/a/key.pem"
+        client_ca = "/a/ca.pem"
+        tokens_file = "/a/tokens"
+        users = "alice=1000, bob=1001"
+        max_calls = 5
         [listen]
         socket = "/a/b.sock"
         socket_mode = "0640"
@@ -197,8 +205,16 @@ fn every_key_can_be_set_in_a_file() {
         socket: "/a/b.sock".into(),
         socket_mode: 0o640,
         private_directory: false,
-        tcp: Some("127.0.0.1:7070".parse().unwrap()),
         http: "127.0.0.1:4636".parse().unwrap(),
+        tcp: Some("0.0.0.0:7070".parse().unwrap()),
+        tcp_options: TcpOptions {
+            tls_cert: Some("/a/cert.pem".into()),
+            tls_key: Some("/a/key.pem".into()),
+            client_ca: Some("/a/ca.pem".into()),
+            tokens_file: Some("/a/tokens".into()),
+            users: [("alice".to_owned(), 1000), ("bob".to_owned(), 1001)].into(),
+            max_calls: 5,
+        },
         max_connections: 1,
         drain_deadline: Duration::from_secs(2),
         keeper: Keeper::None,
@@ -389,7 +405,7 @@ fn address_that_others_reach_is_refused() {
     }
     for other in ["0.0.0.0:7070", "[::]:7070", "192.168.1.1:7070"] {
         assert!(
-            matches!(tcp(other), Err(ConfigError::NotLoopback { address })
+            matches!(tcp(other), Err(ConfigError::Tcp(TlsError::Unprotected { address, .. }))
                 if address == other.parse().unwrap()),
             "{other}"
         );

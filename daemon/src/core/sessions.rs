@@ -15,6 +15,7 @@ use super::registry::AnyPool;
 use crate::error::Error;
 use crate::permission;
 use crate::session::{Caller, Session};
+use crate::tls::REMOTE_ID;
 
 impl Core {
     /// Opens a session for the calling process.
@@ -124,7 +125,9 @@ impl Core {
         {
             return Err(not_found());
         }
-        let same_user = caller.local && caller.uid == session.uid;
+        // From elsewhere one may end one's sessions, but kill no process.
+        let same_user = caller.uid == session.uid
+            && (caller.local || caller.uid != REMOTE_ID && session.pidfd.is_none());
         if !permission::is_root(caller) && !same_user {
             return Err(permission::denied(
                 caller,
@@ -158,7 +161,8 @@ impl Core {
         let sees_all = permission::is_root(caller)
             || (caller.local && caller.uid == goumem_shm::os::process::own_uid());
         let mut sessions: Vec<Arc<Session>> = self.sessions.all();
-        sessions.retain(|session| sees_all || (caller.local && session.uid == caller.uid));
+        let is_somebody = caller.local || caller.uid != REMOTE_ID;
+        sessions.retain(|session| sees_all || (is_somebody && session.uid == caller.uid));
         sessions.sort_by_key(|session| session.serial);
         Ok(sessions
             .iter()
@@ -326,8 +330,9 @@ impl Core {
             rpc_bytes: 0,
             arenas_held: 0,
             pins: 0,
-            command: goumem_shm::os::process::command_of(session.pid)
-                .filter(|_| session.pidfd.is_some()),
+            command: session.remote().or_else(|| {
+                goumem_shm::os::process::command_of(session.pid).filter(|_| session.pidfd.is_some())
+            }),
             age: now.saturating_duration_since(session.opened_at),
         };
         let pools = self.registry().all();

@@ -1,6 +1,7 @@
 //! The accept loops. tonic's own tries again at once when the process is out of fds, and burns a
 //! core until one is free; these pause. And they bound the number of connections, of all and of
-//! each client: one too many is closed at once, so that its owner learns of it.
+//! each client: one too many is closed at once, so that its owner learns of it. What is peculiar
+//! to TCP is in `remote.rs`.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -10,23 +11,21 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use super::Tcp;
 use super::peer::{LocalPeer, PeerInfo, PeerStream, Socket};
+use super::remote;
 use super::shares::{Holder, Shares};
 use crate::fd_room::{self, Purpose};
 
 /// Pauses after a failed accept: long enough to cost nothing, short enough not to be noticed.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-
-/// How long a TCP connection may be silent before the kernel asks whether the peer is there.
-const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
 
 /// A listening socket of either kind.
 pub(crate) trait Listen {
@@ -71,23 +70,31 @@ impl<L: Listen> Acceptor<L> {
         }
     }
 
-    /// Returns the next connection, however long that takes.
+    /// Returns the next connection that there is a place for, however long that takes.
     pub(crate) async fn accept(&mut self) -> (L::Accepted, OwnedSemaphorePermit) {
+        loop {
+            let socket = self.next().await;
+            match Arc::clone(&self.limit).try_acquire_owned() {
+                Ok(permit) => {
+                    self.full = false;
+                    return (socket, permit);
+                }
+                // Said once, not for each of a flood.
+                Err(_) if !self.full => {
+                    self.full = true;
+                    warn!(socket = self.name, "too many connections: closing new ones");
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Returns the next connection, whether there is a place for it or not.
+    pub(super) async fn next(&mut self) -> L::Accepted {
         let mut pause = FIRST_PAUSE;
         loop {
             match poll_fn(|context| self.listener.poll_accept(context)).await {
-                Ok(socket) => match Arc::clone(&self.limit).try_acquire_owned() {
-                    Ok(permit) => {
-                        self.full = false;
-                        return (socket, permit);
-                    }
-                    // Said once, not for each of a flood.
-                    Err(_) if !self.full => {
-                        self.full = true;
-                        warn!(socket = self.name, "too many connections: closing new ones");
-                    }
-                    Err(_) => {}
-                },
+                Ok(socket) => return socket,
                 // Its owner has gone already.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
@@ -102,62 +109,84 @@ impl<L: Listen> Acceptor<L> {
     }
 }
 
+/// Where connections go that have been let in.
+#[derive(Debug, Clone)]
+pub(super) struct Entrance {
+    limit: Arc<Semaphore>,
+    shares: Shares,
+    to: mpsc::Sender<Result<PeerStream, Infallible>>,
+    ended: CancellationToken,
+}
+
+impl Entrance {
+    /// Lets a connection in, if its owner's share and the place in hand, or another one, allow it;
+    /// else closes it.
+    pub(super) async fn enter(
+        &self,
+        socket: Socket,
+        peer: PeerInfo,
+        place: Option<OwnedSemaphorePermit>,
+        prove_within: Option<Duration>,
+    ) {
+        let place = place.or_else(|| Arc::clone(&self.limit).try_acquire_owned().ok());
+        let Some(place) = place else {
+            debug!("closed a connection: there is no place for it");
+            return;
+        };
+        let Some(share) = self.shares.take(holders(&peer)) else {
+            return;
+        };
+        let stream = PeerStream {
+            socket,
+            peer,
+            ended: Box::pin(self.ended.clone().cancelled_owned()),
+            unproven: prove_within.map(|time| Box::pin(tokio::time::sleep(time))),
+            _place: (place, share),
+        };
+        // Else the daemon ends.
+        let _ = self.to.send(Ok(stream)).await;
+    }
+
+    /// Waits until nobody is let in any more.
+    pub(super) async fn closed(&self) {
+        self.to.closed().await;
+    }
+}
+
 /// Accepts gRPC connections on both sockets until the stream is dropped. `ended` cuts them off.
 pub(crate) fn incoming(
     unix: UnixListener,
-    tcp: Option<TcpListener>,
+    tcp: Option<Tcp<TcpListener>>,
     max_connections: u32,
     ended: &CancellationToken,
 ) -> ReceiverStream<Result<PeerStream, Infallible>> {
     let places = fd_room::connections(max_connections) as usize;
     let limit = Arc::new(Semaphore::new(places));
-    let shares = Shares::new("grpc", places);
     let (sender, receiver) = mpsc::channel(1);
+    let entrance = Entrance {
+        limit: Arc::clone(&limit),
+        shares: Shares::new("grpc", places),
+        to: sender,
+        ended: ended.clone(),
+    };
     let unix = Acceptor::new(unix, "grpc", Arc::clone(&limit));
-    tokio::spawn(forward(
-        unix,
-        sender.clone(),
-        shares.clone(),
-        ended.clone(),
-        local,
-    ));
-    if let Some(tcp) = tcp {
-        let tcp = Acceptor::new(tcp, "tcp", limit);
-        tokio::spawn(forward(tcp, sender, shares, ended.clone(), remote));
+    tokio::spawn(forward_local(unix, entrance.clone()));
+    if let Some(Tcp { listener, access }) = tcp {
+        let tcp = Acceptor::new(listener, "tcp", limit);
+        tokio::spawn(remote::forward(tcp, access, entrance));
     }
     ReceiverStream::new(receiver)
 }
 
-async fn forward<L: Listen>(
-    mut acceptor: Acceptor<L>,
-    to: mpsc::Sender<Result<PeerStream, Infallible>>,
-    shares: Shares,
-    ended: CancellationToken,
-    identify: fn(L::Accepted) -> io::Result<(Socket, PeerInfo)>,
-) {
+async fn forward_local(mut acceptor: Acceptor<UnixListener>, entrance: Entrance) {
     loop {
-        let (socket, permit) = tokio::select! {
+        let (socket, place) = tokio::select! {
             accepted = acceptor.accept() => accepted,
-            () = to.closed() => return,
+            () = entrance.closed() => return,
         };
-        let (socket, peer) = match identify(socket) {
-            Ok(identified) => identified,
-            Err(error) => {
-                debug!(socket = acceptor.name, %error, "closed a connection of nobody");
-                continue;
-            }
-        };
-        let Some(share) = shares.take(holders(&peer)) else {
-            continue;
-        };
-        let stream = PeerStream {
-            socket,
-            peer,
-            ended: Box::pin(ended.clone().cancelled_owned()),
-            _place: (permit, share),
-        };
-        if to.send(Ok(stream)).await.is_err() {
-            return;
+        match local(socket) {
+            Ok((socket, peer)) => entrance.enter(socket, peer, Some(place), None).await,
+            Err(error) => debug!(%error, "closed a connection of nobody"),
         }
     }
 }
@@ -165,7 +194,7 @@ async fn forward<L: Listen>(
 fn holders(peer: &PeerInfo) -> Vec<Holder> {
     match peer {
         PeerInfo::Local(peer) => Holder::of(peer.identity()),
-        PeerInfo::Remote { .. } => vec![Holder::Remote],
+        PeerInfo::Remote(peer) => Holder::of_remote(peer.address().ip(), peer.name()),
     }
 }
 
@@ -173,14 +202,4 @@ fn local(socket: UnixStream) -> io::Result<(Socket, PeerInfo)> {
     fd_room::check(&socket, Purpose::Connection)?;
     let peer = LocalPeer::of(&socket).map_err(io::Error::other)?;
     Ok((Socket::Unix(socket), PeerInfo::Local(Arc::new(peer))))
-}
-
-fn remote((socket, address): (TcpStream, SocketAddr)) -> io::Result<(Socket, PeerInfo)> {
-    fd_room::check(&socket, Purpose::Connection)?;
-    // A call is one small message and waits for its answer.
-    socket.set_nodelay(true)?;
-    // A peer that lost its power says no goodbye, and its connection would count for ever.
-    sockopt::set_socket_keepalive(&socket, true)?;
-    sockopt::set_tcp_keepidle(&socket, KEEPALIVE_AFTER)?;
-    Ok((Socket::Tcp(socket), PeerInfo::Remote { address }))
 }

@@ -5,16 +5,22 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
+use std::time::Instant;
 
+use goumem_proto::name::Label;
 use goumem_shm::os::peer::{self, PeerError, PeerIdentity, PidFd};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Sleep;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::transport::server::Connected;
 
 use super::shares::Share;
+use crate::tls::{Access, Refused, RemoteIdentity};
 
 /// Who is at the other end.
 #[derive(Debug, Clone)]
@@ -22,10 +28,61 @@ pub enum PeerInfo {
     /// A process of this machine.
     Local(Arc<LocalPeer>),
     /// Somebody at a TCP address.
-    Remote {
-        /// The address.
-        address: SocketAddr,
-    },
+    Remote(Arc<RemotePeer>),
+}
+
+/// Somebody at the other end of a TCP connection.
+#[derive(Debug)]
+pub struct RemotePeer {
+    address: SocketAddr,
+    /// By its certificate, which the handshake has verified.
+    name: Option<Label>,
+    access: Arc<Access>,
+    /// It is whom it says, or need not say.
+    proven: AtomicBool,
+    /// Places for its calls.
+    pub(crate) calls: Arc<Semaphore>,
+}
+
+impl RemotePeer {
+    /// Calls of one connection at a time. A client that waits for arenas on more threads than this
+    /// may open another connection.
+    pub(crate) const MAX_CALLS: usize = 128;
+
+    pub(crate) fn new(address: SocketAddr, name: Option<Label>, access: Arc<Access>) -> Self {
+        Self {
+            address,
+            proven: AtomicBool::new(name.is_some() || !access.wants_tokens()),
+            name,
+            access,
+            calls: Arc::new(Semaphore::new(Self::MAX_CALLS)),
+        }
+    }
+
+    /// Returns who makes a call that comes with this token.
+    pub(crate) fn identify(
+        &self,
+        token: Option<&str>,
+        now: Instant,
+    ) -> Result<RemoteIdentity, Refused> {
+        let name = self.name.as_ref();
+        let identity = self.access.identify(self.address, name, token, now)?;
+        // ORDERING: Relaxed; nothing is published by it.
+        self.proven.store(true, Ordering::Relaxed);
+        Ok(identity)
+    }
+
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(super) fn name(&self) -> Option<&Label> {
+        self.name.as_ref()
+    }
+
+    pub(super) fn is_proven(&self) -> bool {
+        self.proven.load(Ordering::Relaxed)
+    }
 }
 
 /// A process at the other end of a Unix socket, by the kernel's word.
@@ -83,6 +140,8 @@ pub struct PeerStream {
     pub(super) socket: Socket,
     pub(super) peer: PeerInfo,
     pub(super) ended: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// When it is closed unless a call has shown a token by then.
+    pub(super) unproven: Option<Pin<Box<Sleep>>>,
     pub(super) _place: (OwnedSemaphorePermit, Share),
 }
 
@@ -90,6 +149,7 @@ pub struct PeerStream {
 pub(super) enum Socket {
     Unix(UnixStream),
     Tcp(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
 }
 
 impl Connected for PeerStream {
@@ -110,9 +170,18 @@ impl AsyncRead for PeerStream {
         if self.ended.as_mut().poll(context).is_ready() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
+        if let Some(late) = &mut self.unproven
+            && late.as_mut().poll(context).is_ready()
+        {
+            self.unproven = None;
+            if matches!(&self.peer, PeerInfo::Remote(peer) if !peer.is_proven()) {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+        }
         match &mut self.socket {
             Socket::Unix(socket) => Pin::new(socket).poll_read(context, into),
             Socket::Tcp(socket) => Pin::new(socket).poll_read(context, into),
+            Socket::Tls(socket) => Pin::new(socket).poll_read(context, into),
         }
     }
 }
@@ -126,6 +195,7 @@ impl AsyncWrite for PeerStream {
         match &mut self.socket {
             Socket::Unix(socket) => Pin::new(socket).poll_write(context, bytes),
             Socket::Tcp(socket) => Pin::new(socket).poll_write(context, bytes),
+            Socket::Tls(socket) => Pin::new(socket).poll_write(context, bytes),
         }
     }
 
@@ -137,6 +207,7 @@ impl AsyncWrite for PeerStream {
         match &mut self.socket {
             Socket::Unix(socket) => Pin::new(socket).poll_write_vectored(context, bytes),
             Socket::Tcp(socket) => Pin::new(socket).poll_write_vectored(context, bytes),
+            Socket::Tls(socket) => Pin::new(socket).poll_write_vectored(context, bytes),
         }
     }
 
@@ -144,6 +215,7 @@ impl AsyncWrite for PeerStream {
         match &self.socket {
             Socket::Unix(socket) => socket.is_write_vectored(),
             Socket::Tcp(socket) => socket.is_write_vectored(),
+            Socket::Tls(socket) => socket.is_write_vectored(),
         }
     }
 
@@ -151,6 +223,7 @@ impl AsyncWrite for PeerStream {
         match &mut self.socket {
             Socket::Unix(socket) => Pin::new(socket).poll_flush(context),
             Socket::Tcp(socket) => Pin::new(socket).poll_flush(context),
+            Socket::Tls(socket) => Pin::new(socket).poll_flush(context),
         }
     }
 
@@ -158,6 +231,7 @@ impl AsyncWrite for PeerStream {
         match &mut self.socket {
             Socket::Unix(socket) => Pin::new(socket).poll_shutdown(context),
             Socket::Tcp(socket) => Pin::new(socket).poll_shutdown(context),
+            Socket::Tls(socket) => Pin::new(socket).poll_shutdown(context),
         }
     }
 }

@@ -2,14 +2,16 @@
 //! that opens connections and forgets them would keep everybody else out.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use goumem_proto::name::Label;
 use goumem_shm::os::peer::PeerIdentity;
 use goumem_shm::os::process::own_uid;
 use tracing::warn;
 
 /// Whose connections are counted together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Holder {
     /// A process of this machine.
     Process(u32),
@@ -18,6 +20,10 @@ pub(crate) enum Holder {
     User(u32),
     /// Everybody who comes by TCP.
     Remote,
+    /// Who comes by TCP from that address.
+    Address(IpAddr),
+    /// Who comes by TCP and has that name.
+    Name(Label),
 }
 
 impl Holder {
@@ -33,11 +39,32 @@ impl Holder {
     }
 }
 
-/// Counts the places that each holder has: at most half of all.
+impl Holder {
+    /// Returns what a connection by TCP counts for. Its name, when only its calls tell it, comes
+    /// too late to count.
+    pub(crate) fn of_remote(address: IpAddr, name: Option<&Label>) -> Vec<Self> {
+        let name = name.map(|name| Self::Name(name.clone()));
+        [Self::Remote, Self::Address(address)]
+            .into_iter()
+            .chain(name)
+            .collect()
+    }
+
+    /// The part of all places that it may have at the most.
+    const fn divisor(&self) -> usize {
+        match self {
+            Self::Process(_) | Self::User(_) | Self::Remote => 2,
+            // Half of what there is for TCP.
+            Self::Address(_) | Self::Name(_) => 4,
+        }
+    }
+}
+
+/// Counts the places that each holder has: at most half of all, or a quarter.
 #[derive(Debug, Clone)]
 pub(crate) struct Shares {
     name: &'static str,
-    each: usize,
+    places: usize,
     taken: Arc<Mutex<HashMap<Holder, Taken>>>,
 }
 
@@ -60,7 +87,7 @@ impl Shares {
     pub(crate) fn new(name: &'static str, places: usize) -> Self {
         Self {
             name,
-            each: places.div_ceil(2),
+            places,
             taken: Arc::default(),
         }
     }
@@ -69,21 +96,22 @@ impl Shares {
     pub(crate) fn take(&self, holders: Vec<Holder>) -> Option<Share> {
         let mut taken = self.lock();
         for holder in &holders {
-            if let Some(full) = taken.get_mut(holder).filter(|taken| taken.n >= self.each) {
+            let most = self.places.div_ceil(holder.divisor());
+            if let Some(full) = taken.get_mut(holder).filter(|taken| taken.n >= most) {
                 // Said once, not for each of a flood.
                 if !std::mem::replace(&mut full.told, true) {
                     warn!(
                         socket = self.name,
                         ?holder,
-                        connections = full.n,
-                        "has half of all connections: closing new ones"
+                        places = full.n,
+                        "has its share: refusing more"
                     );
                 }
                 return None;
             }
         }
-        for &holder in &holders {
-            taken.entry(holder).or_default().n += 1;
+        for holder in &holders {
+            taken.entry(holder.clone()).or_default().n += 1;
         }
         drop(taken);
         Some(Share {
@@ -135,6 +163,33 @@ mod tests {
             2,
             "those without a place are forgotten"
         );
+    }
+
+    #[test]
+    fn remote_address_and_name_have_at_most_half_of_the_half_of_tcp() {
+        let shares = Shares::new("test", 8);
+        let of = |address: &str, name: Option<&str>| {
+            let name: Option<Label> = name.map(|name| name.parse().unwrap());
+            shares.take(Holder::of_remote(address.parse().unwrap(), name.as_ref()))
+        };
+        let alice = [
+            of("192.0.2.1", Some("alice")),
+            of("192.0.2.2", Some("alice")),
+        ];
+        assert!(alice.iter().all(Option::is_some));
+        assert!(of("192.0.2.3", Some("alice")).is_none(), "a name");
+        let one = of("192.0.2.1", None);
+        assert!(
+            one.is_some() && of("192.0.2.1", None).is_none(),
+            "an address"
+        );
+        let last = of("192.0.2.4", None);
+        assert!(
+            last.is_some() && of("192.0.2.5", None).is_none(),
+            "all of TCP"
+        );
+        let local = shares.take(vec![Holder::Process(1)]);
+        assert!(local.is_some());
     }
 
     #[test]

@@ -2,11 +2,12 @@
 //! fast as the client takes or sends them.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use goumem_alloc::Handle;
 use goumem_proto::model::{ProtocolError, WritePiece, WriteStart, Written};
 use goumem_proto::v1;
+use tokio::time::timeout;
 use tonic::codegen::Bytes as Piece;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -17,6 +18,9 @@ use crate::session::Caller;
 
 /// Bytes copied at a time, and sent in one message: about ten microseconds of a worker's time.
 const PIECE_BYTES: usize = 64 << 10;
+
+/// How long a remote client may be silent in the middle of a write.
+const MAX_SILENCE: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
 pub(super) struct Bytes(pub(super) Edge);
@@ -48,7 +52,7 @@ impl v1::byte_service_server::ByteService for Bytes {
     ) -> Result<Response<v1::WriteReply>, Status> {
         let caller = self.0.identify(&request, Instant::now())?;
         let mut messages = request.into_inner();
-        let Some(first) = messages.message().await? else {
+        let Some(first) = next(&mut messages, &caller).await? else {
             return Err(Error::from(ProtocolError::missing("handle")).into());
         };
         let WriteStart {
@@ -65,13 +69,27 @@ impl v1::byte_service_server::ByteService for Bytes {
                 written_bytes += piece.len() as u64;
                 tokio::task::consume_budget().await;
             }
-            let Some(next) = messages.message().await? else {
+            let Some(next) = next(&mut messages, &caller).await? else {
                 break;
             };
             WritePiece { data } = next.try_into().map_err(Error::from)?;
         }
         Ok(Response::new(Written { written_bytes }.into()))
     }
+}
+
+/// Waits for the next message of a write; for that of a remote client not for ever.
+async fn next(
+    messages: &mut Streaming<v1::WriteRequest>,
+    caller: &Caller,
+) -> Result<Option<v1::WriteRequest>, Status> {
+    if caller.local {
+        return messages.message().await;
+    }
+    let late = |_| Error::CallTimedOut { after: MAX_SILENCE };
+    timeout(MAX_SILENCE, messages.message())
+        .await
+        .map_err(late)?
 }
 
 /// What is left to read.

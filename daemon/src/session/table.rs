@@ -210,6 +210,7 @@ impl Sessions {
             pid: record.pid,
             label,
             opened_at: now,
+            local: record.local,
             may_map: record.may_map,
             pidfd,
             watched,
@@ -221,6 +222,7 @@ impl Sessions {
                 events: None,
                 control: None,
                 last_call: now,
+                remote: None,
             }),
         }
     }

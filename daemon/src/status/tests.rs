@@ -11,9 +11,10 @@ use goumem_shm::SegmentRefusal;
 use goumem_shm::os::{BackingKind, SegmentError};
 
 use super::*;
+use crate::error::Crowd;
 
 /// To be raised with every new variant, which then has to appear in the table.
-const N_VARIANTS: usize = 34;
+const N_VARIANTS: usize = 37;
 
 fn handle() -> Handle {
     let pool = PoolId::new(7).unwrap();
@@ -351,6 +352,26 @@ fn table() -> Vec<(Error, Code, Reason)> {
             Error::os("make a thread", "secret /path"),
             Internal,
             Reason::Internal,
+        ),
+        (
+            Error::Overloaded {
+                crowd: Crowd::Remote,
+                limit: 9,
+            },
+            Unavailable,
+            Reason::Overloaded,
+        ),
+        (
+            Error::CredentialsRequired { why: "it has none" },
+            Unauthenticated,
+            Reason::CredentialsRequired,
+        ),
+        (
+            Error::CallTimedOut {
+                after: std::time::Duration::from_secs(1),
+            },
+            DeadlineExceeded,
+            Reason::CallTimedOut,
         ),
         (Error::ShuttingDown, Unavailable, Reason::ShuttingDown),
         (Error::Invariant { what: "one" }, Internal, Reason::Internal),
