@@ -14,10 +14,12 @@ use std::thread::{self, Thread};
 mod arena;
 mod client;
 mod pool;
+mod remote;
 
 pub use arena::{Arena, ArenaPool};
 pub use client::{Client, ClientBuilder};
 pub use pool::Pool;
+pub use remote::{RemoteArenaPool, RemoteClient, RemoteClientBuilder, RemotePool};
 
 /// Runs a future of this library on the calling thread until it is done.
 ///

@@ -370,7 +370,7 @@ impl Made<'_> {
         };
         let is_mended = match &error {
             Error::Daemon { reason, .. } => match reason {
-                Reason::RequestInFlight | Reason::Recovering => {
+                Reason::RequestInFlight | Reason::Recovering | Reason::Overloaded => {
                     let at = Instant::now() + self.pause;
                     self.pause = (2 * self.pause).min(LONGEST_PAUSE);
                     sleep_until(at.min(self.until)).await;

@@ -20,6 +20,7 @@ use crate::error::Error;
 use crate::housekeeper::Chore;
 use crate::in_use::InUse;
 use crate::io_thread::IoThread;
+use crate::remote::RemoteClientBuilder;
 use crate::session::{Session, Settings};
 use crate::thread_heaps;
 
@@ -73,6 +74,13 @@ impl ClientBuilder {
     pub fn socket(mut self, path: impl Into<PathBuf>) -> Self {
         self.socket = Some(path.into());
         self
+    }
+
+    /// Connects to a daemon over TCP in place of a socket of this machine:
+    /// `http://127.0.0.1:7700`, `https://shm.example:7700`. What follows is for a client that maps
+    /// nothing; label and deadline stay as they were set.
+    pub fn address(self, address: impl Into<String>) -> RemoteClientBuilder {
+        RemoteClientBuilder::new(address.into(), self.label, self.call_deadline)
     }
 
     /// Sets what people see in lists of sessions: up to 64 bytes of printable text.
@@ -275,7 +283,7 @@ impl Client {
     }
 }
 
-fn destroy_request(name: &PoolName, request_id: u64) -> v1::DestroyPoolRequest {
+pub(crate) fn destroy_request(name: &PoolName, request_id: u64) -> v1::DestroyPoolRequest {
     DestroyPool {
         name: name.clone(),
         request_id: RequestId::new(request_id),

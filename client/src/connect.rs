@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use goumem_proto::model::{SESSION_METADATA_KEY, SessionToken};
 use goumem_proto::v1::arena_pool_service_client::ArenaPoolServiceClient;
+use goumem_proto::v1::byte_service_client::ByteServiceClient;
 use goumem_proto::v1::daemon_service_client::DaemonServiceClient;
 use goumem_proto::v1::pool_service_client::PoolServiceClient;
 use goumem_proto::v1::session_service_client::SessionServiceClient;
@@ -16,7 +17,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 use tonic::codegen::Service;
-use tonic::metadata::{BinaryMetadataValue, MetadataValue};
+use tonic::metadata::{AsciiMetadataValue, BinaryMetadataValue, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint, Uri};
@@ -90,19 +91,48 @@ impl Service<Uri> for Once {
     }
 }
 
-/// The four services, each call with the session's token.
+/// The services, each call with the session's token, and with what else says whose it is.
 #[derive(Debug, Clone)]
 pub(crate) struct Rpc {
     channel: InterceptedService<Channel, SendToken>,
+    plain: Channel,
+    send: SendToken,
 }
 
 impl Rpc {
     /// Returns the services of a channel; without a token until a session is open.
     pub(crate) fn new(channel: Channel, token: Option<SessionToken>) -> Self {
-        let token = token.map(|token| MetadataValue::from_bytes(token.as_bytes()));
+        let send = SendToken {
+            session: token.map(session_value),
+            bearer: None,
+        };
+        Self::of(channel, send)
+    }
+
+    fn of(channel: Channel, send: SendToken) -> Self {
         Self {
-            channel: InterceptedService::new(channel, SendToken(token)),
+            channel: InterceptedService::new(channel.clone(), send.clone()),
+            plain: channel,
+            send,
         }
+    }
+
+    /// Returns the same services; each call goes with a bearer token as well.
+    pub(crate) fn with_bearer(self, bearer: Option<Bearer>) -> Self {
+        let send = SendToken {
+            bearer,
+            ..self.send
+        };
+        Self::of(self.plain, send)
+    }
+
+    /// Returns the same services for a session.
+    pub(crate) fn with_token(self, token: SessionToken) -> Self {
+        let send = SendToken {
+            session: Some(session_value(token)),
+            ..self.send
+        };
+        Self::of(self.plain, send)
     }
 
     pub(crate) fn daemon(&self) -> DaemonServiceClient<InterceptedService<Channel, SendToken>> {
@@ -117,29 +147,70 @@ impl Rpc {
         PoolServiceClient::new(self.channel.clone())
     }
 
+    pub(crate) fn bytes(&self) -> ByteServiceClient<InterceptedService<Channel, SendToken>> {
+        ByteServiceClient::new(self.channel.clone())
+    }
+
     pub(crate) fn arenas(&self) -> ArenaPoolServiceClient<InterceptedService<Channel, SendToken>> {
         ArenaPoolServiceClient::new(self.channel.clone())
     }
 }
 
-/// Puts the token into a call's metadata.
+fn session_value(token: SessionToken) -> BinaryMetadataValue {
+    MetadataValue::from_bytes(token.as_bytes())
+}
+
+/// A bearer token, as it is in a call's metadata.
 #[derive(Clone)]
-pub(crate) struct SendToken(Option<BinaryMetadataValue>);
+pub(crate) struct Bearer(AsciiMetadataValue);
+
+impl Bearer {
+    /// Makes it of its text.
+    ///
+    /// # Errors
+    /// What is wrong with it. Nothing of it is quoted: it is a secret.
+    pub(crate) fn parse(token: &str) -> Result<Self, &'static str> {
+        let value = format!("Bearer {}", token.trim_end());
+        let mut value: AsciiMetadataValue = value
+            .parse()
+            .map_err(|_| "the token has characters that do not go into a header")?;
+        value.set_sensitive(true);
+        Ok(Self(value))
+    }
+}
+
+impl std::fmt::Debug for Bearer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Bearer(..)")
+    }
+}
+
+/// Puts the tokens into a call's metadata.
+#[derive(Clone)]
+pub(crate) struct SendToken {
+    session: Option<BinaryMetadataValue>,
+    bearer: Option<Bearer>,
+}
 
 impl Interceptor for SendToken {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        if let Some(token) = &self.0 {
+        if let Some(token) = &self.session {
             request
                 .metadata_mut()
                 .insert_bin(SESSION_METADATA_KEY, token.clone());
         }
         trace::send(&mut request);
+        if let Some(Bearer(token)) = &self.bearer {
+            request
+                .metadata_mut()
+                .insert("authorization", token.clone());
+        }
         Ok(request)
     }
 }
 
 impl std::fmt::Debug for SendToken {
-    /// Leaves the token out: it is a secret.
+    /// Leaves the tokens out: they are secrets.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("SendToken(..)")
     }

@@ -2,6 +2,7 @@
 //! the daemon said without a variant of its own is [`Error::Daemon`], and [`Error::reason`] gives
 //! the machine-readable reason of either.
 
+use std::error::Error as _;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -32,6 +33,14 @@ pub enum Error {
         socket: PathBuf,
         /// What the gRPC library or the OS said.
         source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The address of a daemon cannot be used as asked.
+    #[error("address {address:?} cannot be used: {why}")]
+    Address {
+        /// The address.
+        address: String,
+        /// What is in the way.
+        why: String,
     },
     /// The socket path cannot be used.
     #[error("socket path cannot be used")]
@@ -248,6 +257,7 @@ impl Error {
             Self::Access(error) => return access_reason(error),
             Self::SegmentRefused(_) => Reason::CorruptSegment,
             Self::NoDaemon { .. }
+            | Self::Address { .. }
             | Self::SocketPath(_)
             | Self::Os { .. }
             | Self::Transport { .. }
@@ -276,7 +286,11 @@ impl Error {
     /// Reads what a failed call says.
     pub(crate) fn from_status(status: &Status) -> Self {
         let Some(detail) = ErrorDetail::from_status(status) else {
-            let message = status.message().to_owned();
+            // The library's own texts do not name their causes.
+            let message = status.source().map_or_else(
+                || status.message().to_owned(),
+                |source| format!("{}: {}", status.message(), chain(source)),
+            );
             return Self::Transport {
                 code: status.code(),
                 message,
@@ -367,6 +381,20 @@ fn access_reason(error: &AccessError) -> Option<Reason> {
         AccessError::Corrupt { .. } => Reason::CorruptSegment,
         _ => return None,
     })
+}
+
+/// Writes an error with its causes, each once.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
 }
 
 #[cfg(test)]

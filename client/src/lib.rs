@@ -39,6 +39,9 @@
 //! [`Block::share`] makes a `Shared`, [`Pool::resolve`] a `View`, [`Pool::take`] a `Block` again,
 //! in another process: its handles are stale from then on, so it can be used by reference.
 //!
+//! A program on another machine maps nothing: [`ClientBuilder::address`] makes a
+//! [`RemoteClient`], which does all of it by calls.
+//!
 //! # What waits, and what does not
 //!
 //! Freeing, sharing, resolving, reading and writing make no call at all. Allocating makes one
@@ -83,6 +86,7 @@ mod named_arenas;
 mod options;
 mod pin;
 mod pool;
+mod remote;
 mod request_ids;
 mod session;
 mod shared;
@@ -101,6 +105,10 @@ pub use matrix::Matrix;
 pub use options::{ArenaPoolOptions, PoolOptions};
 pub use pin::Pin;
 pub use pool::Pool;
+pub use remote::{
+    RemoteArena, RemoteArenaPool, RemoteBlock, RemoteClient, RemoteClientBuilder, RemotePool,
+    RemoteReader,
+};
 pub use shared::Shared;
 pub use view::View;
 

@@ -216,7 +216,7 @@ pub(crate) fn random_part(of: Duration) -> Duration {
 }
 
 /// Returns what no other session of this process has; it need not be a secret.
-fn nonce() -> OpenNonce {
+pub(crate) fn nonce() -> OpenNonce {
     let mut nonce = OpenNonce::default();
     let (low, high) = nonce.split_at_mut(8);
     low.copy_from_slice(&random().to_le_bytes());

@@ -8,6 +8,7 @@ use goumem_proto::model::{
     ArenaPoolInfo, ArenaPoolStat, DaemonInfo, PoolInfo, PoolStat, SessionInfo,
 };
 
+use super::remote::RemoteClientBuilder;
 use super::{ArenaPool, Pool, wait};
 use crate::error::Error;
 use crate::options::{ArenaPoolOptions, PoolOptions};
@@ -36,6 +37,11 @@ impl ClientBuilder {
     /// As [`crate::ClientBuilder::socket`].
     pub fn socket(self, path: impl Into<PathBuf>) -> Self {
         Self(self.0.socket(path))
+    }
+
+    /// As [`crate::ClientBuilder::address`].
+    pub fn address(self, address: impl Into<String>) -> RemoteClientBuilder {
+        RemoteClientBuilder::new(self.0.address(address))
     }
 
     /// As [`crate::ClientBuilder::label`].
