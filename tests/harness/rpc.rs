@@ -80,6 +80,8 @@ pub struct Rpc {
     pub token: Vec<u8>,
     /// The session's number.
     pub session: u32,
+    /// Goes with every call, if there is one.
+    bearer: Option<String>,
 }
 
 impl Rpc {
@@ -123,6 +125,7 @@ impl Rpc {
             channel,
             token: Vec::new(),
             session: 0,
+            bearer: None,
         }
     }
 
@@ -143,7 +146,15 @@ impl Rpc {
         }
     }
 
-    /// Puts the token beside a message.
+    /// Returns the same connection; each call says whose it is by a bearer token.
+    pub fn with_bearer(&self, token: &str) -> Self {
+        Self {
+            bearer: Some(format!("Bearer {token}")),
+            ..self.clone()
+        }
+    }
+
+    /// Puts the tokens beside a message.
     pub fn with<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         if !self.token.is_empty() {
@@ -151,6 +162,10 @@ impl Rpc {
             request
                 .metadata_mut()
                 .insert_bin(SESSION_METADATA_KEY, token);
+        }
+        if let Some(bearer) = &self.bearer {
+            let bearer = bearer.parse().unwrap();
+            request.metadata_mut().insert("authorization", bearer);
         }
         request
     }

@@ -23,6 +23,7 @@ mod mutants;
 mod once;
 #[cfg(feature = "otel")]
 mod otel;
+mod remote;
 mod restart;
 mod security;
 mod shutdown;

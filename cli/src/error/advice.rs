@@ -230,6 +230,11 @@ pub(super) fn hints(
         Reason::RequestInFlight | Reason::ShuttingDown | Reason::Recovering => {
             strings(["goumemctl ping --timeout 60s"])
         }
+        // goumemctl comes by the socket, where there are no credentials and no such limits.
+        Reason::CredentialsRequired => strings(["goumemd config explain tcp.tokens_file"]),
+        Reason::Overloaded | Reason::CallTimedOut => {
+            strings(["goumemctl ping --timeout 60s", "goumemctl session ls"])
+        }
         Reason::CorruptSegment => vec![subject.of_kind("stat"), "goumemctl doctor".to_owned()],
         Reason::Internal => strings(["goumemctl doctor", "journalctl -u goumemd -n 50"]),
     }

@@ -11,7 +11,7 @@ use goumem_proto::model::{
 };
 use goumem_proto::v1;
 use goumem_shm::AccessError;
-use goumem_shm::os::fork;
+use goumem_shm::os::fork::Born;
 use goumem_shm::sync::Ordering;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -30,6 +30,8 @@ const MAX_FREES: usize = MAX_BATCH_BLOCKS;
 
 /// A session of a client that maps nothing.
 pub(super) struct RemoteSession {
+    /// In which process.
+    born: Born,
     io: IoThread,
     pub(super) wire: Arc<Wire>,
     pub(super) address: String,
@@ -81,6 +83,7 @@ impl RemoteSession {
         let (chores, queue) = mpsc::unbounded_channel();
         tokio::spawn(work(Arc::clone(&wire), queue, alive, running));
         Ok(Arc::new(Self {
+            born: Born::here(),
             io,
             wire,
             address,
@@ -102,7 +105,7 @@ impl RemoteSession {
         T: Send + 'static,
         F: Future<Output = Result<T, Error>> + Send + 'static,
     {
-        if fork::in_child_of_init() {
+        if self.born.is_elsewhere() {
             return Err(AccessError::Forked.into());
         }
         // ORDERING: Relaxed; the daemon refuses what comes too late all the same.
@@ -115,7 +118,7 @@ impl RemoteSession {
     /// Queues something.
     pub(super) fn queue(&self, chore: Chore) {
         // In a forked child nobody would hear it, and the queue's locks may be held for ever.
-        if !fork::in_child_of_init() {
+        if !self.born.is_elsewhere() {
             // It fails after the end of the session, when there is nothing left to do.
             let _ = self.chores.send(chore);
         }

@@ -3,7 +3,7 @@
 
 use clap::error::ErrorKind;
 use goumem::{AccessError, Backing, Handle, PoolId, SessionNumber, TypeTag};
-use goumemd::error::{Error as DaemonError, Table};
+use goumemd::error::{Crowd, Error as DaemonError, Table};
 
 use super::*;
 
@@ -146,6 +146,16 @@ fn message(reason: Reason) -> String {
         Reason::RequestInFlight => DaemonError::RequestInFlight { request_id: 5 },
         Reason::PoolDestroyed => DaemonError::PoolDestroyed {
             pool_id: PoolId::new(1).unwrap(),
+        },
+        Reason::CredentialsRequired => DaemonError::CredentialsRequired {
+            why: "no bearer token",
+        },
+        Reason::CallTimedOut => DaemonError::CallTimedOut {
+            after: std::time::Duration::from_secs(30),
+        },
+        Reason::Overloaded => DaemonError::Overloaded {
+            crowd: Crowd::Local,
+            limit: 4096,
         },
         Reason::ShuttingDown => DaemonError::ShuttingDown,
         Reason::Internal => DaemonError::os("map CONTROL", io::Error::other("no more mappings")),
