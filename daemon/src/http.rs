@@ -8,6 +8,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
@@ -21,23 +22,32 @@ use tokio_util::task::TaskTracker;
 use tracing::debug;
 
 use crate::caller::local_caller;
-use crate::core::Core;
+use crate::core::{Core, Viewer};
 use crate::fd_room::{self, Purpose};
 use crate::listen::{Acceptor, Holder, HttpSocket, Listen, LocalPeer, Shares};
 use crate::session::Caller;
 
+mod api;
+mod assets;
 mod connection;
 mod guard;
 mod health;
+mod map_view;
 mod place;
 #[cfg(test)]
 mod tests;
 
+use api::Refusal;
 pub use place::{HttpPlace, HttpPlaceError, LoopbackAddress};
 
 /// Connections at a time. A browser makes one for each page that is open and some for a moment, a
 /// monitor one.
 const MAX_CONNECTIONS: usize = 128;
+/// Pages that are told of changes, at a time.
+const MAX_LIVE: usize = 32;
+/// Looks at the core at a time; more of them wait. They have the threads of long calls, of which
+/// most are for others.
+const MAX_LOOKS: usize = 2;
 
 /// How far the daemon is in its life.
 #[derive(Debug, Clone)]
@@ -72,6 +82,44 @@ enum Hosts {
 #[derive(Debug, Clone)]
 struct Site {
     stage: watch::Receiver<Stage>,
+    /// What times in answers count from.
+    started: Instant,
+    live: Arc<Semaphore>,
+    live_shares: Shares,
+    looks: Arc<Semaphore>,
+    tasks: TaskTracker,
+}
+
+impl Site {
+    fn new(stage: watch::Receiver<Stage>, tasks: TaskTracker) -> Self {
+        Self {
+            stage,
+            started: Instant::now(),
+            live: Arc::new(Semaphore::new(MAX_LIVE)),
+            live_shares: Shares::new("live pages", MAX_LIVE),
+            looks: Arc::new(Semaphore::new(MAX_LOOKS)),
+            tasks,
+        }
+    }
+
+    /// Looks at the core, on a thread that may wait for it.
+    ///
+    /// # Errors
+    /// Why it cannot.
+    async fn look<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Core) -> T + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let core = self.core()?;
+        let turn = Arc::clone(&self.looks).acquire_owned().await;
+        // Tracked: the core is let go of when all that look at it have ended.
+        let looked = self.tasks.spawn_blocking(move || {
+            let seen = look(&core);
+            drop(turn);
+            seen
+        });
+        looked.await.map_err(|_panicked| Refusal::panicked())
+    }
 }
 
 /// The listener at work.
@@ -89,7 +137,7 @@ impl Http {
     pub(crate) fn start(socket: Option<HttpSocket>, stop: &CancellationToken) -> io::Result<Self> {
         let (sender, stage) = watch::channel(Stage::Recovering);
         let tasks = TaskTracker::new();
-        let site = Site { stage };
+        let site = Site::new(stage, tasks.clone());
         match socket {
             None => {}
             Some(HttpSocket::Unix(listener)) => {
@@ -132,7 +180,12 @@ fn pages(site: Site, hosts: Hosts) -> Router {
         .route("/livez", get(health::alive))
         .route("/readyz", get(health::ready))
         .route("/healthz", get(health::healthy))
+        .route("/api/v1/observation", get(api::observation))
+        .route("/api/v1/live", get(api::live))
+        .route("/api/v1/pools/{name}/map", get(api::map))
+        .route("/api/v1/pools/{name}/live", get(api::live_pool))
         .with_state(site)
+        .merge(assets::routes())
         .layer(from_fn_with_state(hosts, guard::pass))
 }
 
@@ -171,6 +224,14 @@ async fn serve<L, S>(
 }
 
 impl Visitor {
+    /// Returns what it may see.
+    fn viewer(&self) -> Viewer<'_> {
+        match self {
+            Self::Local(caller) => Viewer::Caller(caller),
+            Self::Loopback => Viewer::Everything,
+        }
+    }
+
     /// Returns whose share of the places it takes.
     fn holders(&self) -> Vec<Holder> {
         match self {

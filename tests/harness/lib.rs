@@ -14,6 +14,7 @@
 
 mod daemon;
 pub mod fuzz;
+mod http;
 mod memory;
 mod proxy;
 mod puppet;
@@ -26,6 +27,7 @@ pub mod sys;
 mod wait;
 
 pub use daemon::{DaemonProcess, TestDaemon};
+pub use http::{http_connect, http_get};
 pub use memory::{Mapped, abandoned_segments, mappings_of, open_fds, processes_with};
 pub use proxy::Proxy;
 pub use puppet::{Puppet, Puppets, Setup};

@@ -18,6 +18,7 @@ mod exec;
 mod exhaustion;
 mod hand_over;
 mod hostile;
+mod http;
 mod link;
 mod mutants;
 mod once;

@@ -16,6 +16,7 @@
 //! fork      fork-use POOL KEY      fork-live POOL KEY      fds      protect NEEDLE
 //! exec (what a program that it starts has open)
 //! flood SOCKET N [BYTES] (that many connections that say so much, as %xx)
+//! http SOCKET PATH (status and body of what is asked beside the gRPC socket)
 //! flood-ended (waits for the other side's end of each)      pools
 //! ```
 //!
@@ -141,6 +142,7 @@ impl Puppet {
             "flood-ended" => done(self.flood_ended()),
             "pools" => self.pool_names().map_err(failed),
             "steal" | "intrude" => Ok(intruder::obey(verb, &mut words)),
+            "http" => Ok(http(&mut words)),
             "protect" => Ok(protect(words.text())),
             "alloc-many" => self.alloc_many(&mut words),
             "fill" => self.fill(&mut words),
@@ -506,6 +508,11 @@ fn done<T: Display>(outcome: io::Result<T>) -> Result<String, String> {
 
 /// Tries to make every mapping that it may only read writable. Says how many there are, how many
 /// can be written as they are, and how many gave in.
+fn http(words: &mut Words<'_>) -> String {
+    let (status, body) = harness::http_get(Path::new(words.text()), words.text());
+    format!("{status} {}", body.trim_end())
+}
+
 fn protect(needle: &str) -> String {
     let mapped = harness::mappings_of(std::process::id(), needle);
     let readable: Vec<_> = mapped

@@ -15,7 +15,8 @@ use crate::core::Core;
 /// for some tens of milliseconds.
 const CORE_TIMEOUT: Duration = Duration::from_secs(5);
 
-type Answer = (StatusCode, &'static str);
+/// A status and why.
+pub(super) type Answer = (StatusCode, &'static str);
 
 const OK: Answer = (StatusCode::OK, "ok\n");
 

@@ -253,7 +253,7 @@ async fn other_sites_pages_get_nothing_but_the_front_page() {
 #[tokio::test]
 async fn every_answer_tells_the_browser_to_run_and_frame_nothing_else() {
     let daemon = TestDaemon::start("unix");
-    for path in ["/livez", "/nothing"] {
+    for path in ["/livez", "/nothing", "/", "/api/v1/observation"] {
         let reply = daemon.get(path).await;
         let policy = reply.header("content-security-policy").unwrap();
         assert!(policy.starts_with("default-src 'self';"), "{policy}");
@@ -323,6 +323,125 @@ async fn silent_connections_take_half_of_the_places_and_are_cut_off_in_time() {
             .status,
         200
     );
+    daemon.end().await;
+}
+
+#[tokio::test]
+async fn page_and_its_files_are_served_and_known_ones_are_not_sent_again() {
+    let daemon = TestDaemon::start("unix");
+    let page = daemon.get("/").await;
+    assert_eq!(page.status, 200);
+    assert_eq!(
+        page.header("content-type"),
+        Some("text/html; charset=utf-8")
+    );
+    assert_eq!(page.header("cache-control"), Some("no-cache"));
+    for name in ["style.css", "app.js", "icon.svg"] {
+        assert!(page.body.contains(name), "{name}");
+        let file = daemon.get(format!("/{name}")).await;
+        assert_eq!(file.status, 200);
+        let etag = file.header("etag").unwrap();
+        let again = format!(
+            "GET /{name} HTTP/1.1\r\nhost: x\r\nif-none-match: {etag}\r\nconnection: close\r\n\r\n"
+        );
+        let again = ask(daemon.unix().await, &again).await;
+        assert_eq!((again.status, &*again.body), (304, ""), "{name}");
+    }
+    daemon.end().await;
+}
+
+#[tokio::test]
+async fn observation_and_map_are_json_and_what_is_not_there_is_said() {
+    let daemon = TestDaemon::start("unix");
+    let seen = daemon.get("/api/v1/observation").await;
+    assert_eq!(seen.header("content-type"), Some("application/json"));
+    let seen: serde_json::Value = serde_json::from_str(&seen.body).unwrap();
+    assert_eq!(seen["daemon"]["pid"], std::process::id());
+    assert_eq!(seen["pools"], serde_json::json!([]));
+    for (name, status, reason) in [
+        ("nothing", 404, "POOL_NOT_FOUND"),
+        ("..%2f", 400, "INVALID_FIELD"),
+    ] {
+        let reply = daemon.get(format!("/api/v1/pools/{name}/map")).await;
+        let said: serde_json::Value = serde_json::from_str(&reply.body).unwrap();
+        assert_eq!(
+            (reply.status, &said["reason"]),
+            (status, &reason.into()),
+            "{name}"
+        );
+    }
+    daemon.end().await;
+}
+
+/// Reads events of a live stream.
+struct Events {
+    socket: UnixStream,
+    text: String,
+}
+
+impl Events {
+    async fn open(daemon: &TestDaemon, path: &str) -> Self {
+        // It is recovered by then.
+        assert_eq!(daemon.get("/readyz").await.status, 200);
+        let mut socket = daemon.unix().await;
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n");
+        socket.write_all(request.as_bytes()).await.unwrap();
+        let text = String::new();
+        Self { socket, text }
+    }
+
+    /// Waits until `what` has been said.
+    async fn until(&mut self, what: &str) {
+        within(async {
+            while !self.text.contains(what) {
+                let mut piece = [0; 4096];
+                let n = self.socket.read(&mut piece).await.unwrap();
+                assert_ne!(n, 0, "ended before {what}: {}", self.text);
+                self.text.push_str(&String::from_utf8_lossy(&piece[..n]));
+            }
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn changes_are_told_when_they_happen_and_that_a_pool_is_not_there() {
+    let daemon = TestDaemon::start("unix");
+    let mut events = Events::open(&daemon, "/api/v1/pools/p/live").await;
+    events.until("event: observation").await;
+    events.until("event: gone").await;
+    assert!(events.text.contains("text/event-stream"));
+    daemon.end().await;
+    // It ends with the daemon.
+    within(events.socket.read_to_end(&mut Vec::new()))
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn one_process_has_half_of_the_live_pages_and_they_come_back() {
+    let daemon = TestDaemon::start("unix");
+    let mut open = Vec::new();
+    for _ in 0..MAX_LIVE / 2 {
+        let mut events = Events::open(&daemon, "/api/v1/live").await;
+        events.until("event: observation").await;
+        open.push(events);
+    }
+    let refused = daemon.get("/api/v1/live").await;
+    assert_eq!(refused.status, 503);
+    assert_eq!(refused.header("retry-after"), Some("5"));
+    open.pop();
+    within(async {
+        loop {
+            let mut events = Events::open(&daemon, "/api/v1/live").await;
+            events.until("\r\n\r\n").await;
+            if events.text.starts_with("HTTP/1.1 200") {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
     daemon.end().await;
 }
 

@@ -178,3 +178,35 @@ fn names_of_pools_one_may_not_read_are_not_listed() {
     assert_eq!(mallory.must("pools"), "own");
     assert_eq!(mallory.must("sessions"), "1", "her own");
 }
+
+#[test]
+fn http_socket_shows_each_user_what_it_may_see() {
+    if !is_root() {
+        return skip("HTTP of other users", "only root can become other users");
+    }
+    let mut scene = Scene::with_mode("600");
+    let socket = scene.daemon.socket().to_owned();
+    let ask = |by: &mut Puppet, path: &str| by.must(&format!("http {} {path}", socket.display()));
+    let seen = |answer: &str| {
+        let body = answer.strip_prefix("200 ").unwrap();
+        let body: serde_json::Value = serde_json::from_str(body).unwrap();
+        let count = |what: &str| body[what].as_array().unwrap().len();
+        (count("pools"), count("sessions"))
+    };
+    let observation = "/api/v1/observation";
+    // Alice's session, and that of this process, which is root's.
+    assert_eq!(seen(&ask(&mut scene.alice, observation)), (1, 1));
+    let (status, body) = harness::http_get(&socket, observation);
+    assert_eq!(seen(&format!("{status} {body}")), (1, 2), "root sees all");
+    let mut mallory = user(47_307, 47_407, &[]);
+    let answer = ask(&mut mallory, observation);
+    assert_eq!(seen(&answer), (0, 0));
+    for secret in ["theirs", "47301", &scene.alice.pid().to_string()] {
+        assert!(!answer.contains(secret), "{secret}: {answer}");
+    }
+    let map = ask(&mut mallory, "/api/v1/pools/p/map");
+    assert!(map.starts_with("403 "), "{map}");
+    let map = ask(&mut scene.alice, "/api/v1/pools/p/map");
+    assert!(map.starts_with("200 ") && map.contains("theirs"), "{map}");
+    scene.is_untouched();
+}
