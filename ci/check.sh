@@ -22,6 +22,16 @@ step "deaths at every write"
 bash ci/crash.sh
 step "interop: Python over gRPC and the fd socket"
 bash ci/interop.sh
+step "units: systemd's own checks"
+bash ci/units.sh
+step "the package: built, installed, used, purged"
+bash ci/package.sh
+step "the live page in a real browser"
+bash ci/page.sh
+step "the campaign: a minute of kills"
+bash ci/campaign.sh
+step "clippy of the feature otel"
+cargo clippy -p goumemd -p goumem --features goumemd/otel,goumem/otel --all-targets --quiet -- -D warnings
 step "cargo test --workspace"
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
