@@ -3,12 +3,10 @@
 //! each call of a Control stream). Set up by the environment alone, as every OTLP exporter is
 //! (`OTEL_EXPORTER_OTLP_ENDPOINT`); without it, or without the feature, nothing is done.
 
-use tracing::Span;
-
 /// Makes a call's span part of the client's trace. `traceparent` is a client's word: one that makes
 /// no sense counts as none.
 #[cfg(not(feature = "otel"))]
-pub(crate) fn continue_trace(_span: &Span, _name: &str, _traceparent: Option<&str>) {}
+pub(crate) fn continue_trace(_span: &tracing::Span, _name: &str, _traceparent: Option<&str>) {}
 
 #[cfg(feature = "otel")]
 pub(crate) use exported::{Traces, continue_trace};
@@ -65,7 +63,7 @@ mod exported {
             variable: impl Fn(&str) -> Option<OsString>,
         ) -> Result<Option<Self>, Box<dyn std::error::Error + Send + Sync>> {
             let is_set = |name: &&str| variable(name).is_some_and(|value| !value.is_empty());
-            if !ENDPOINTS.iter().any(|name| is_set(&name)) {
+            if !ENDPOINTS.iter().any(is_set) {
                 return Ok(None);
             }
             let runtime = Builder::new_multi_thread()
@@ -94,7 +92,7 @@ mod exported {
         /// Returns what makes spans of goumem's calls. It does not go by the level of the log.
         pub(crate) fn layer<S>(&self) -> impl Layer<S> + Send + Sync + use<S>
         where
-            S: Subscriber + for<'a> LookupSpan<'a>,
+            S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
         {
             // The exporter's own connection would trace itself for ever.
             let ours = filter_fn(|metadata| {
