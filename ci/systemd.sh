@@ -75,6 +75,8 @@ for device in null zero full random urandom tty; do
 done
 mkdir dev/pts dev/shm dev/mqueue
 ln -s /proc/self/fd dev/fd
+mount -t devpts -o newinstance,ptmxmode=0666 devpts dev/pts
+ln -s pts/ptmx dev/ptmx
 mount -t tmpfs tmpfs dev/shm
 mount -t tmpfs -o mode=755 tmpfs run
 mkdir -p tmp opt/goumem-ci/old
@@ -181,7 +183,14 @@ within systemctl stop goumemd.service 2>/dev/null
 as_member goumemctl ping >/dev/null
 [ "$(service ActiveState)" = active ] || fail "not started by a connection"
 as_member goumemctl get frames greeting >/dev/null 2>&1 && fail "stop kept the pool"
-as_member goumemctl pool create --backing file files 8MiB >/dev/null 2>&1 && fail "chown without a capability"
+# What another user than the daemon's can have under the sandbox.
+as_member goumemctl pool create --backing file files 8MiB >/dev/null
+echo hello | as_member goumemctl put files greeting >/dev/null
+[ "$(as_member goumemctl get files greeting)" = hello ] || fail "a file-backed pool"
+[ -n "$(within ls /var/lib/goumem)" ] || fail "file-backed pools lie elsewhere"
+as_member goumemctl pool create --backing named named 8MiB >"$work/log" 2>&1 &&
+    fail "a named pool was given away without CAP_CHOWN"
+grep -q 'cannot be given the owner' "$work/log" || fail "refused for another reason"
 
 within systemd-analyze security --no-pager goumemd.service | tail -n 1
 within dpkg -r goumem >"$work/log" 2>&1 || fail "dpkg"

@@ -22,4 +22,6 @@ if grep -vE '^(#|\[[a-z]+\]$|$)' "$made/goumemd.toml"; then
     echo "build-deb: the default configuration says something" >&2
     exit 1
 fi
-cargo deb --quiet --no-build --no-strip --locked -p goumemctl --output "$target/debian/"
+small=--compress-type=xz
+[ "$profile" = release ] || small=--fast
+cargo deb --quiet --no-build --no-strip --locked "$small" -p goumemctl --output "$target/debian/"
