@@ -12,6 +12,18 @@ fn main() {
     // compile_fds writes no descriptor set, and reflection needs one.
     std::fs::write(out.join("goumem_descriptor.bin"), files.encode_to_vec())
         .expect("OUT_DIR is writable");
+    let mut methods = Vec::new();
+    for file in &files.file {
+        for service in &file.service {
+            for method in &service.method {
+                let (package, service) = (file.package(), service.name());
+                methods.push(format!("{package}.{service}/{}", method.name()));
+            }
+        }
+    }
+    methods.sort_unstable();
+    std::fs::write(out.join("goumem_methods.rs"), format!("&{methods:?}"))
+        .expect("OUT_DIR is writable");
     tonic_prost_build::configure()
         .codec_path("crate::codec::Codec")
         .bytes(".goumem.v1.ReadReply.data")

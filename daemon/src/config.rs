@@ -124,6 +124,8 @@ pub struct Limits {
     pub max_sessions: u32,
     /// Pools and arena pools at a time.
     pub max_pools: u32,
+    /// Pools, and as many arena pools, that have metrics of their own; the others share theirs.
+    pub metrics_pools: u32,
     /// The most that one user may have, over all pools; none: no limit.
     pub quota_per_user_bytes: Option<u64>,
     /// How long a free span keeps its memory.

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
 use goumem_alloc::{HandleKind, PAGE_BYTES};
-use goumem_proto::model::{Backing, DaemonInfo, Read};
+use goumem_proto::model::{Backing, DaemonInfo, EndCause, Read};
 use goumem_shm::header::LAYOUT_VERSION;
 use goumem_shm::os::BackingKind;
 use goumem_shm::os::lock::InstanceLock;
@@ -22,7 +22,9 @@ use tokio::sync::Notify;
 use crate::budget::{Budget, Quotas};
 use crate::config::Limits;
 use crate::error::Error;
+use crate::events::Hub;
 use crate::fd_store::{FdStore, Kept, StoredFd};
+use crate::metrics::Metrics;
 use crate::pool::Shared;
 use crate::root::{Root, RootError};
 use crate::session::{Caller, Sessions};
@@ -38,6 +40,7 @@ mod pools;
 mod recover;
 mod registry;
 mod sessions;
+mod tell;
 
 pub use declare::DeclareError;
 pub use observe::Viewer;
@@ -73,6 +76,8 @@ pub struct Core {
     sessions: Sessions,
     watch: Arc<DeathWatch>,
     earlier: Arc<Notify>,
+    metrics: Arc<Metrics>,
+    hub: Arc<Hub>,
     /// When the ticker wakes next, as far as the core knows.
     due: Mutex<Option<Instant>>,
     /// Held once there are file-backed pools.
@@ -108,7 +113,11 @@ impl Core {
             started: now,
             purge_after: RwLock::new(limits.purge_after),
         });
+        let most_pools = usize::try_from(limits.metrics_pools).unwrap_or(usize::MAX);
+        let metrics = Arc::new(Metrics::new(most_pools));
         let core = Self {
+            hub: Arc::new(Hub::new(Arc::clone(&metrics), now)),
+            metrics,
             sessions: Sessions::new(limits.max_sessions, Arc::clone(&root), Arc::clone(&store)),
             max_pools: AtomicU32::new(limits.max_pools),
             data_dir: limits.data_dir,
@@ -143,6 +152,16 @@ impl Core {
     /// Returns the sessions.
     pub fn sessions(&self) -> &Sessions {
         &self.sessions
+    }
+
+    /// Returns what counts.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// Returns what tells watchers, and counts what happens.
+    pub fn hub(&self) -> &Arc<Hub> {
+        &self.hub
     }
 
     /// Describes the daemon.
@@ -184,7 +203,7 @@ impl Core {
         for session in self.sessions.all() {
             match session.expires_at() {
                 Some(at) if at <= now => {
-                    self.end_session(&session, "silent for longer than its ttl", now);
+                    self.end_session(&session, EndCause::Expired, now);
                 }
                 Some(at) => self.note_deadline(at),
                 None => {}

@@ -44,6 +44,9 @@ pub trait FdStore: fmt::Debug + Send + Sync {
 
     /// Gives up everything: nothing shall outlive this daemon.
     fn end(&self);
+
+    /// Has `told` called each time that what holds the fds was lost, and everything stored anew.
+    fn on_replaced(&self, _told: Box<dyn Fn() + Send + Sync>) {}
 }
 
 /// A store, and what an earlier daemon left in it.

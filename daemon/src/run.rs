@@ -8,6 +8,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use goumem_proto::model::Happening;
 use goumem_shm::os::paths::keeper_socket_path;
 use goumem_shm::os::reaper::DeathWatch;
 use tokio::net::{TcpListener, UnixListener};
@@ -22,6 +23,7 @@ use tracing::{info, warn};
 
 use crate::config::{Config, Keeper};
 use crate::core::{Core, DeclareError, Wires};
+use crate::events::About;
 use crate::fd_store::{FdStore, Kept};
 use crate::http::{Http, Stage};
 use crate::keeper::{KeeperStore, Launch};
@@ -270,6 +272,7 @@ impl Background {
     ) -> Result<Self, RunError> {
         let watch = Arc::new(DeathWatch::new().map_err(RunError::os("watch for deaths"))?);
         let earlier = Arc::new(Notify::new());
+        let store = Arc::clone(&kept.store);
         // Opens what an earlier daemon has left, which may be a lot.
         let starting = {
             let wires = Wires {
@@ -278,7 +281,7 @@ impl Background {
             };
             let fd_socket = fd_socket.display().to_string();
             let (limits, pools) = (config.limits.clone(), config.pools.clone());
-            let store = Arc::clone(&kept.store);
+            let store = Arc::clone(&store);
             move || {
                 let core = Core::start(limits, Some(fd_socket), wires, kept, Instant::now())?;
                 let declare = |pool| core.declare(pool, Instant::now());
@@ -295,6 +298,10 @@ impl Background {
             .await
             .map_err(|panicked| RunError::os("start the core")(io::Error::other(panicked)))??;
         let core = Arc::new(core);
+        let hub = Arc::clone(core.hub());
+        store.on_replaced(Box::new(move || {
+            hub.tell(About::Operators, Happening::KeeperReplaced, Instant::now());
+        }));
         let bury = {
             let core = Arc::clone(&core);
             move |serial, now| core.session_died(serial, now)

@@ -13,7 +13,7 @@ use tonic::body::Body;
 use tonic::codegen::{BoxFuture, Context, Poll, Service, http};
 use tonic::server::NamedService;
 use tonic::transport::Server;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
 use tracing::level_filters::LevelFilter;
@@ -22,6 +22,7 @@ use tracing::{Span, debug_span, field};
 use crate::caller;
 use crate::core::Core;
 use crate::error::Error;
+use crate::metrics::{MethodIndex, Metrics};
 use crate::session::Caller;
 use crate::traces;
 
@@ -207,11 +208,33 @@ pub(crate) fn server() -> Server {
         })
 }
 
+/// Counts a call when it is over, also one that its client gave up.
+struct Counted {
+    metrics: Arc<Metrics>,
+    method: MethodIndex,
+    since: Instant,
+    code: Code,
+}
+
+impl Counted {
+    fn end(mut self, code: Code) {
+        self.code = code;
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.metrics
+            .called(self.method, self.code, self.since.elapsed());
+    }
+}
+
 /// Every service of the daemon, by name. This stands in for tonic's own router, which would bring
 /// a web framework along.
 #[derive(Clone)]
 pub(crate) struct Routes {
     routes: Arc<[(&'static str, Box<dyn Route>)]>,
+    metrics: Arc<Metrics>,
 }
 
 /// The names of goumem's own services, of which Health tells.
@@ -270,6 +293,7 @@ impl Routes {
         ];
         Self {
             routes: routes.into(),
+            metrics: Arc::clone(edge.core.metrics()),
         }
     }
 }
@@ -312,15 +336,30 @@ impl Service<http::Request<Body>> for Routes {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Answer {
-        let mut path = request.uri().path().split('/');
         // "/goumem.v1.PoolService/Alloc"
-        let service = path.nth(1).unwrap_or_default();
-        match self.routes.iter().find(|(name, _)| *name == service) {
+        let path = request.uri().path();
+        let path = path.strip_prefix('/').unwrap_or(path);
+        let counted = Counted {
+            metrics: Arc::clone(&self.metrics),
+            method: MethodIndex::of(path),
+            since: Instant::now(),
+            // Unless it comes to its end.
+            code: Code::Cancelled,
+        };
+        let service = path.split('/').next().unwrap_or_default();
+        let answer = match self.routes.iter().find(|(name, _)| *name == service) {
             Some((_, route)) => route.call(request),
             None => {
                 let status = Status::unimplemented(format!("no service {service:?}"));
                 Box::pin(async move { Ok(status.into_http()) })
             }
-        }
+        };
+        Box::pin(async move {
+            let answer = answer.await?;
+            // A refusal has no body, so its code is in the head; else all went well so far.
+            let refused = answer.headers().get("grpc-status");
+            counted.end(refused.map_or(Code::Ok, |code| Code::from_bytes(code.as_bytes())));
+            Ok(answer)
+        })
     }
 }

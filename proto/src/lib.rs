@@ -27,6 +27,9 @@ pub mod v1 {
 pub const FILE_DESCRIPTOR_SET: &[u8] =
     include_bytes!(concat!(env!("OUT_DIR"), "/goumem_descriptor.bin"));
 
+/// The full name of each method (`goumem.v1.PoolService/Alloc`), in order.
+pub const METHODS: &[&str] = include!(concat!(env!("OUT_DIR"), "/goumem_methods.rs"));
+
 /// The longest message either side takes, in bytes: above tonic's default of 4 MiB, because a list
 /// of every kept block or held arena of a pool (65 536 records of up to 130 bytes) is longer.
 pub const MAX_MESSAGE_BYTES: usize = 16 << 20;

@@ -19,6 +19,7 @@ mod parse;
 mod pool;
 mod session;
 mod span;
+mod watch;
 
 #[cfg(test)]
 mod tests;
@@ -39,6 +40,7 @@ pub use map::*;
 pub use pool::*;
 pub use session::*;
 pub use span::*;
+pub use watch::*;
 
 use crate::reason::clip;
 

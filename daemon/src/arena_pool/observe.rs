@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use goumem_alloc::SessionNumber;
+use goumem_alloc::{Handle, SessionNumber};
 use goumem_proto::model::{
     Access, ArenaHolder, ArenaPoolMap, ArenaState as Shown, MAX_MAP_HOLDERS, MapArenaPool,
     MappedArena,
@@ -135,6 +135,19 @@ impl ArenaPool {
             true
         });
         map
+    }
+
+    /// Returns which arena a handle points into.
+    pub(crate) fn index_of(&self, arena: Handle) -> Option<u32> {
+        Some(self.memory.locate(arena).ok()?.index)
+    }
+
+    /// Returns which arena a handle names, and its name, if it is held by one.
+    pub(crate) fn named(&self, arena: Handle) -> Option<(u32, ArenaName)> {
+        let index = self.index_of(arena)?;
+        let state = self.lock();
+        let named = state.holders.of(index)?;
+        Some((index, named.name().clone()))
     }
 
     /// Calls `look` for each arena from `first` on, until it says that this is enough.

@@ -105,6 +105,7 @@ impl Draft {
                     reserve_bytes: 0,
                     max_sessions: 0,
                     max_pools: 0,
+                    metrics_pools: 0,
                     quota_per_user_bytes: None,
                     purge_after: Duration::ZERO,
                 },

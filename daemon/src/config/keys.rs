@@ -217,6 +217,19 @@ pub(crate) static KEYS: &[Key<Draft>] = &[
                sees all names and sizes, or nowhere (none).",
     },
     Key {
+        name: "http.metrics_pools",
+        // Some twenty series each: what a monitor stores without being asked whether it wants to.
+        kind: Count(0..=u32::MAX, |draft, n| {
+            draft.config.limits.metrics_pools = n
+        }),
+        default: Is("64"),
+        reload: Restart,
+        variable: Some("GOUMEM_METRICS_POOLS"),
+        flag: Some("metrics-pools"),
+        help: "Pools, and as many arena pools, that have metrics of their own, the largest first; \
+               the others are added up.",
+    },
+    Key {
         name: "storage.keeper",
         kind: Choice(&[
             ("auto", |draft| draft.keeper = KeeperName::Auto),

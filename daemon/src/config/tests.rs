@@ -226,6 +226,7 @@ fn every_key_can_be_set_in_a_file() {
             reserve_bytes: 4096,
             max_sessions: 3,
             max_pools: 4,
+            metrics_pools: 64,
             quota_per_user_bytes: Some(64 << 20),
             purge_after: Duration::from_millis(5),
         },

@@ -7,8 +7,8 @@ use goumem_alloc::PoolId;
 use goumem_proto::model::{
     Access, ArenaAlloc, ArenaAllocated, ArenaFree, ArenaFreed, ArenaHolders, ArenaInfo,
     ArenaPoolInfo, ArenaPoolStat, AttachArena, CreateArenaPool, DestroyPool, DetachArena,
-    DetachedArena, GetArena, ListHolders, OpenArenaPool, OpenedArenaPool, ResetArena, ReturnArena,
-    ShareArena, StatPool, Wake,
+    DetachedArena, GetArena, Happening, ListHolders, OpenArenaPool, OpenedArenaPool, ResetArena,
+    ReturnArena, ShareArena, StatPool, Wake,
 };
 
 use goumem_shm::root::RequestOp;
@@ -33,7 +33,10 @@ impl Core {
         now: Instant,
     ) -> Result<OpenedArenaPool, Error> {
         let create = || {
-            let pool = self.new_arena_pool(caller, &request, now)?;
+            let pool = self.new_arena_pool(caller, &request, now);
+            let pool = pool.inspect_err(|error| {
+                self.tell_of_refusal(caller, &request.name, error, now);
+            })?;
             Ok(OpenedArenaPool {
                 pool: pool.info(),
                 created: true,
@@ -120,7 +123,7 @@ impl Core {
         &self,
         caller: &Caller,
         request: DestroyPool,
-        _now: Instant,
+        now: Instant,
     ) -> Result<(), Error> {
         let destroy = || {
             let pool = self.arenas_named(request.name.as_str())?;
@@ -136,7 +139,7 @@ impl Core {
                 pool: request.name.to_string(),
             })?;
             tracing::info!(pool = %pool.name, "arena pool destroyed");
-            self.let_go(&AnyPool::Arenas(pool), &sessions);
+            self.let_go(&AnyPool::Arenas(pool), &sessions, now);
             Ok(())
         };
         match &caller.session {
@@ -188,7 +191,8 @@ impl Core {
         now: Instant,
     ) -> Result<Waited, Error> {
         let pool = self.writable_arenas(caller, request.pool_id)?;
-        pool.get(caller, !request.wait.is_zero(), request.request_id, now)
+        let got = pool.get(caller, !request.wait.is_zero(), request.request_id, now);
+        got.inspect_err(|error| self.tell_of_refusal(caller, &pool.name, error, now))
     }
 
     /// Leaves the line for an arena.
@@ -279,7 +283,11 @@ impl Core {
         now: Instant,
     ) -> Result<ArenaInfo, Error> {
         let pool = self.writable_arenas(caller, request.arena.pool())?;
-        pool.share(caller.session()?, &request, now)
+        let session = caller.session()?;
+        let shared = pool.share(session, &request, now)?;
+        let named = pool.index_of(shared.arena).zip(Some(request.name));
+        self.tell_of_arena(&pool, named, session, Happening::ArenaShared, now);
+        Ok(shared)
     }
 
     /// Becomes a holder of a named arena.
@@ -303,10 +311,14 @@ impl Core {
         &self,
         caller: &Caller,
         request: DetachArena,
-        _now: Instant,
+        now: Instant,
     ) -> Result<DetachedArena, Error> {
         let pool = self.arenas(request.arena.pool())?;
-        let returned = pool.detach(caller.session()?, &request)?;
+        let session = caller.session()?;
+        let named = pool.named(request.arena);
+        let returned = pool.detach(session, &request)?;
+        let named = named.filter(|_| returned);
+        self.tell_of_arena(&pool, named, session, Happening::ArenaDetached, now);
         Ok(DetachedArena { returned })
     }
 

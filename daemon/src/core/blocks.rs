@@ -6,11 +6,12 @@ use std::time::Instant;
 use goumem_alloc::{Handle, PoolId};
 use goumem_proto::model::{
     Access, Alloc, AllocBatch, Allocated, AllocatedBatch, BlockInfo, Event, Free, FreeBatch,
-    FreedBatch, HandleReply, HandleRequest, KeptBlock, Lease, ListKept, Lookup, Publish, Realloc,
-    ReturnSpans, ReturnedSpans, SpanInfo, Withdraw,
+    FreedBatch, HandleReply, HandleRequest, Happening, KeptBlock, Lease, ListKept, Lookup, Publish,
+    Realloc, ReturnSpans, ReturnedSpans, SpanInfo, Withdraw,
 };
 
 use super::Core;
+use super::registry::AnyPool;
 use crate::error::Error;
 use crate::pool::Pool;
 use crate::session::Caller;
@@ -22,7 +23,7 @@ impl Core {
     /// As [`Pool::alloc`].
     pub fn alloc(&self, caller: &Caller, request: Alloc, now: Instant) -> Result<Allocated, Error> {
         let pool = self.writable(caller, request.pool_id)?;
-        let block = self.or_pressure(&pool, pool.alloc(caller, &request, now))?;
+        let block = self.or_pressure(caller, &pool, pool.alloc(caller, &request, now), now)?;
         Ok(Allocated { block })
     }
 
@@ -37,7 +38,8 @@ impl Core {
         now: Instant,
     ) -> Result<AllocatedBatch, Error> {
         let pool = self.writable(caller, request.pool_id)?;
-        let handles = self.or_pressure(&pool, pool.alloc_batch(caller, &request, now))?;
+        let handles =
+            self.or_pressure(caller, &pool, pool.alloc_batch(caller, &request, now), now)?;
         Ok(AllocatedBatch { handles })
     }
 
@@ -86,7 +88,7 @@ impl Core {
         now: Instant,
     ) -> Result<Allocated, Error> {
         let pool = self.writable_by(caller, request.handle)?;
-        let block = self.or_pressure(&pool, pool.realloc(caller, &request, now))?;
+        let block = self.or_pressure(caller, &pool, pool.realloc(caller, &request, now), now)?;
         self.note_freed(&pool, now);
         Ok(Allocated { block })
     }
@@ -263,7 +265,7 @@ impl Core {
         now: Instant,
     ) -> Result<Vec<SpanInfo>, Error> {
         let pool = self.writable(caller, request.pool_id)?;
-        self.or_pressure(&pool, pool.lease(caller, &request, now))
+        self.or_pressure(caller, &pool, pool.lease(caller, &request, now), now)
     }
 
     /// Takes leased spans back.
@@ -283,12 +285,22 @@ impl Core {
     }
 
     /// Asks whoever sits on idle spans of a full pool to give them back; the caller tries again.
-    fn or_pressure<T>(&self, pool: &Pool, mut outcome: Result<T, Error>) -> Result<T, Error> {
+    fn or_pressure<T>(
+        &self,
+        caller: &Caller,
+        pool: &Arc<Pool>,
+        mut outcome: Result<T, Error>,
+        now: Instant,
+    ) -> Result<T, Error> {
         if let Err(Error::PoolExhausted { .. } | Error::BudgetExhausted { .. }) = &outcome {
             self.tell(&pool.lessees(), Event::Pressure { pool_id: pool.id });
+            self.tell_of_pool(&AnyPool::Blocks(Arc::clone(pool)), Happening::Pressure, now);
         }
         if let Err(Error::PoolExhausted { top_holders, .. }) = &mut outcome {
             self.name_processes(top_holders);
+        }
+        if let Err(error) = &outcome {
+            self.tell_of_refusal(caller, &pool.name, error, now);
         }
         outcome
     }

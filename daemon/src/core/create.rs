@@ -7,7 +7,9 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use goumem_alloc::{ArenaGeometry, HEADER_BYTES, PoolGeometry, PoolId};
-use goumem_proto::model::{Backing, CreateArenaPool, CreatePool, Permissions, RequestId};
+use goumem_proto::model::{
+    Backing, CreateArenaPool, CreatePool, Happening, Permissions, RequestId,
+};
 use goumem_proto::name::PoolName;
 use goumem_shm::header::{Header, MadeBy, PoolKind, PoolState};
 use goumem_shm::os::{Access, BackingKind, MapPlan, Mapping, Segment, SegmentError, SegmentSpec};
@@ -108,6 +110,11 @@ impl Core {
             pool = %pool.name, id = %id, backing = crate::error::backing_name(backing),
             capacity_bytes = geometry.capacity_pages().bytes(), uid = permissions.uid,
             "pool created"
+        );
+        self.tell_of_pool(
+            &AnyPool::Blocks(Arc::clone(&pool)),
+            Happening::PoolCreated,
+            now,
         );
         Ok(pool)
     }
@@ -212,6 +219,11 @@ impl Core {
             pool = %pool.name, id = %id, backing = crate::error::backing_name(backing),
             arenas = geometry.arenas(), arena_bytes = geometry.arena_bytes(),
             uid = permissions.uid, "arena pool created"
+        );
+        self.tell_of_pool(
+            &AnyPool::Arenas(Arc::clone(&pool)),
+            Happening::PoolCreated,
+            now,
         );
         Ok(pool)
     }

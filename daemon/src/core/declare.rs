@@ -43,6 +43,11 @@ impl Core {
             refused,
             "reloaded"
         );
+        let changes = format!(
+            "budget {limit_bytes} bytes, {} pools declared, {refused} of them refused",
+            config.pools.len()
+        );
+        self.tell_of_reload(changes, now);
     }
 
     fn set_limits(&self, limits: &Limits) {

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use goumem_alloc::PoolId;
 use goumem_proto::model::{
-    Access, CreatePool, DestroyPool, Event, FlushPool, Holder, OpenPool, OpenedPool, PoolInfo,
-    PoolStat, PurgePool, PurgedPool, SetCapacity, StatPool,
+    Access, CreatePool, DestroyPool, Event, FlushPool, Happening, Holder, OpenPool, OpenedPool,
+    PoolInfo, PoolStat, PurgePool, PurgedPool, SetCapacity, StatPool,
 };
 
 use goumem_shm::root::RequestOp;
@@ -30,7 +30,10 @@ impl Core {
         now: Instant,
     ) -> Result<OpenedPool, Error> {
         let create = || {
-            let pool = self.new_pool(caller, &request, now)?;
+            let pool = self.new_pool(caller, &request, now);
+            let pool = pool.inspect_err(|error| {
+                self.tell_of_refusal(caller, &request.name, error, now);
+            })?;
             Ok(OpenedPool {
                 pool: pool.info(),
                 created: true,
@@ -126,7 +129,7 @@ impl Core {
         &self,
         caller: &Caller,
         request: DestroyPool,
-        _now: Instant,
+        now: Instant,
     ) -> Result<(), Error> {
         let destroy = || {
             let pool = self.blocks_named(request.name.as_str())?;
@@ -142,7 +145,7 @@ impl Core {
                 pool: request.name.to_string(),
             })?;
             tracing::info!(pool = %pool.name, "pool destroyed");
-            self.let_go(&AnyPool::Blocks(pool), &sessions);
+            self.let_go(&AnyPool::Blocks(pool), &sessions, now);
             Ok(())
         };
         match &caller.session {
@@ -236,8 +239,14 @@ impl Core {
     }
 
     /// Takes the name of a destroyed pool away and tells those who map it.
-    pub(super) fn let_go(&self, pool: &AnyPool, sessions: &[goumem_alloc::SessionNumber]) {
+    pub(super) fn let_go(
+        &self,
+        pool: &AnyPool,
+        sessions: &[goumem_alloc::SessionNumber],
+        now: Instant,
+    ) {
         self.registry().remove_name(pool.name(), pool.id());
+        self.tell_of_pool(pool, Happening::PoolDestroyed, now);
         self.drop_if_gone(pool);
         self.tell(sessions, Event::PoolDestroyed { pool_id: pool.id() });
     }

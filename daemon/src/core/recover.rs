@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Instant;
 
 use goumem_alloc::{PoolId, SessionNumber};
-use goumem_proto::model::{Access, OpenedArenaPool, OpenedPool};
+use goumem_proto::model::{Access, EndCause, OpenedArenaPool, OpenedPool};
 use goumem_shm::SegmentRefusal;
 use goumem_shm::os::peer::PidFd;
 use goumem_shm::os::process::start_time_of;
@@ -64,7 +64,7 @@ impl Core {
             }
         }
         for session in &dead {
-            self.sweep_session(session, "died while no daemon ran", now);
+            self.sweep_session(session, EndCause::Lost, now);
         }
         for (number, serial) in found.processes.into_keys() {
             self.store.remove(&StoredFd::Process(number, serial).name());

@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use goumem_alloc::{PoolId, SessionNumber};
 use goumem_proto::model::{
-    Access, CloseSession, ClosedSession, Event, KillSession, OpenSession, OpenedSession,
-    RenewedSession, ResumedSession, SessionInfo, Unmap,
+    Access, CloseSession, ClosedSession, EndCause, Event, Happening, KillSession, OpenSession,
+    OpenedSession, RenewedSession, ResumedSession, SessionInfo, Unmap,
 };
 use std::os::fd::OwnedFd;
 
@@ -46,6 +46,7 @@ impl Core {
             session = session.number.get(), uid = session.uid, pid = session.pid,
             label = %session.label, "session opened"
         );
+        self.tell_of_session(&session, Happening::SessionOpened, now);
         Ok(OpenedSession {
             session: session.number,
             serial: session.serial,
@@ -97,7 +98,7 @@ impl Core {
         if !request.force {
             self.require_nothing_held(session)?;
         }
-        let reclaimed_bytes = self.end_session(session, "closed", now);
+        let reclaimed_bytes = self.end_session(session, EndCause::Closed, now);
         Ok(ClosedSession { reclaimed_bytes })
     }
 
@@ -147,7 +148,7 @@ impl Core {
                     .map_err(|e| Error::os("kill a session's process", e))
             }
             None => {
-                self.end_session(&session, "killed", now);
+                self.end_session(&session, EndCause::Killed, now);
                 Ok(())
             }
         }
@@ -173,7 +174,7 @@ impl Core {
     /// Sweeps the session with that serial, whose process has died.
     pub fn session_died(&self, serial: u64, now: Instant) {
         if let Some(session) = self.sessions.by_serial(serial) {
-            self.end_session(&session, "died", now);
+            self.end_session(&session, EndCause::Died, now);
         }
     }
 
@@ -253,16 +254,16 @@ impl Core {
 
     /// Marks a session dead and gives back what it held; returns how many bytes that were. Only
     /// after the last pool is its number free again.
-    pub(super) fn end_session(&self, session: &Session, why: &str, now: Instant) -> u64 {
+    pub(super) fn end_session(&self, session: &Session, cause: EndCause, now: Instant) -> u64 {
         if !session.mark_dead() {
             return 0;
         }
-        self.sweep_session(session, why, now)
+        self.sweep_session(session, cause, now)
     }
 
     /// The rest of `end_session`, for a session that is marked dead. It may be done again from the
     /// start.
-    pub(super) fn sweep_session(&self, session: &Session, why: &str, now: Instant) -> u64 {
+    pub(super) fn sweep_session(&self, session: &Session, cause: EndCause, now: Instant) -> u64 {
         session.end_streams();
         let pools = self.registry().all();
         let mut reclaimed_bytes = 0;
@@ -282,6 +283,11 @@ impl Core {
         }
         self.sessions.forget(session);
         pools.iter().for_each(|pool| self.drop_if_gone(pool));
+        let why = match cause {
+            EndCause::Expired => "was silent for longer than its ttl",
+            EndCause::Lost => "died while no daemon ran",
+            cause => cause.as_str(),
+        };
         tracing::info!(
             session = session.number.get(),
             uid = session.uid,
@@ -289,6 +295,15 @@ impl Core {
             cause = why,
             reclaimed_bytes,
             "session ended"
+        );
+        self.tell_of_session(
+            session,
+            |session| Happening::SessionEnded {
+                session,
+                cause,
+                reclaimed_bytes,
+            },
+            now,
         );
         reclaimed_bytes
     }

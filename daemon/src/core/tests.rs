@@ -48,6 +48,7 @@ mod pools;
 mod restart;
 mod scale;
 mod sessions;
+mod watch;
 
 const MIB: u64 = 1 << 20;
 

@@ -2,10 +2,11 @@
 //! keeper's death; a dead one is replaced, and the new one given everything, at once.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -34,6 +35,16 @@ struct Shared {
     watch: DeathWatch,
     stop: AtomicBool,
     state: Mutex<State>,
+    told: OnceLock<Told>,
+}
+
+/// Whom to tell that the keeper was replaced.
+struct Told(Box<dyn Fn() + Send + Sync>);
+
+impl fmt::Debug for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Told(..)")
+    }
 }
 
 #[derive(Debug, Default)]
@@ -60,6 +71,7 @@ impl KeeperStore {
             watch: DeathWatch::new()?,
             stop: AtomicBool::new(false),
             state: Mutex::default(),
+            told: OnceLock::new(),
         });
         let fds = shared.connect()?;
         let thread = thread::Builder::new()
@@ -112,6 +124,11 @@ impl FdStore for KeeperStore {
             // Out of step with it: the next one is given what is held.
             let _ = self.shared.replace(&mut state);
         }
+    }
+
+    fn on_replaced(&self, told: Box<dyn Fn() + Send + Sync>) {
+        // The first one counts: a store is one daemon's.
+        let _ = self.shared.told.set(Told(told));
     }
 
     fn end(&self) {
@@ -211,7 +228,11 @@ impl Shared {
             fds = state.held.len(),
             "keeper replaced"
         );
-        self.install(state, connection)
+        self.install(state, connection)?;
+        if let Some(Told(told)) = self.told.get() {
+            told();
+        }
+        Ok(())
     }
 
     fn replace_the_dead(&self) {

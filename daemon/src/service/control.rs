@@ -14,12 +14,13 @@ use goumem_proto::v1::control_request::Call;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio_stream::Stream;
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 use tracing::{Span, debug_span, field};
 
 use super::done;
 use crate::core::Core;
 use crate::error::Error;
+use crate::metrics::MethodIndex;
 use crate::session::Caller;
 use crate::{status, traces};
 
@@ -162,21 +163,34 @@ fn answer(
     call: Call,
     now: Instant,
 ) -> v1::ControlReply {
-    reply(sequence, perform(core, caller, call, now))
+    let method = MethodIndex::of(method(&call));
+    let outcome = perform(core, caller, call, now);
+    let code = outcome
+        .as_ref()
+        .map_or_else(|error| error.reason().code(), |_| Code::Ok);
+    core.metrics().called(method, code, now.elapsed());
+    reply(sequence, outcome)
 }
 
-fn name(call: &Call) -> &'static str {
+/// Returns the full name of the method that does the same.
+fn method(call: &Call) -> &'static str {
     match call {
-        Call::Lease(_) => "Lease",
-        Call::ReturnSpans(_) => "ReturnSpans",
-        Call::Keep(_) => "Keep",
-        Call::Pin(_) => "Pin",
-        Call::Unpin(_) => "Unpin",
-        Call::Share(_) => "Share",
-        Call::Attach(_) => "Attach",
-        Call::Detach(_) => "Detach",
-        Call::Wake(_) => "Wake",
+        Call::Lease(_) => "goumem.v1.PoolService/Lease",
+        Call::ReturnSpans(_) => "goumem.v1.PoolService/ReturnSpans",
+        Call::Keep(_) => "goumem.v1.PoolService/Keep",
+        Call::Pin(_) => "goumem.v1.PoolService/Pin",
+        Call::Unpin(_) => "goumem.v1.PoolService/Unpin",
+        Call::Share(_) => "goumem.v1.ArenaPoolService/Share",
+        Call::Attach(_) => "goumem.v1.ArenaPoolService/Attach",
+        Call::Detach(_) => "goumem.v1.ArenaPoolService/Detach",
+        Call::Wake(_) => "goumem.v1.ArenaPoolService/Wake",
     }
+}
+
+/// Returns the name of the call alone.
+fn name(call: &Call) -> &'static str {
+    let method = method(call);
+    method.rsplit('/').next().unwrap_or(method)
 }
 
 /// Parses a call and has the core do it.

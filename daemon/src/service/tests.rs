@@ -36,11 +36,7 @@ async fn unknown_service_or_method_is_unimplemented() {
         let request = http::Request::builder().uri(path).body(Body::empty());
         let response = routes.call(request.unwrap()).await.unwrap();
         let status = response.headers().get(Status::GRPC_STATUS).unwrap();
-        assert_eq!(
-            status,
-            &(tonic::Code::Unimplemented as i32).to_string(),
-            "{path}"
-        );
+        assert_eq!(status, &(Code::Unimplemented as i32).to_string(), "{path}");
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod map;
 mod refusal;
+mod watch;
 mod wire;
 
 use std::time::Duration;

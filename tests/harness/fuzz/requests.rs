@@ -86,6 +86,8 @@ messages! {
     model::PoolMap => MapPoolReply,
     model::MapArenaPool => MapArenaPoolRequest,
     model::ArenaPoolMap => MapArenaPoolReply,
+    model::WatchRequest => WatchRequest,
+    model::WatchEvent => WatchEvent,
 }
 
 /// Reads any bytes as a message, which one the first byte says.

@@ -100,7 +100,7 @@ fn a_destroy_that_comes_second_leaves_the_next_pool_of_the_name_alone() {
             .create_pool(&alice, request(), daemon.now)
             .unwrap();
         assert_eq!(found.destroy(), None);
-        daemon.core.let_go(&AnyPool::Blocks(found), &[]);
+        daemon.core.let_go(&AnyPool::Blocks(found), &[], daemon.now);
         let block = daemon.stat(&alice, "p").pool.pool_id;
         daemon.alloc(&alice, block, 10).unwrap();
         daemon.check();
