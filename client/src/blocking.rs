@@ -17,7 +17,7 @@ mod pool;
 mod remote;
 
 pub use arena::{Arena, ArenaPool};
-pub use client::{Client, ClientBuilder};
+pub use client::{Client, ClientBuilder, Watch};
 pub use pool::Pool;
 pub use remote::{RemoteArenaPool, RemoteClient, RemoteClientBuilder, RemotePool};
 

@@ -25,7 +25,10 @@ use crate::session::{Session, Settings};
 use crate::thread_heaps;
 
 mod arena_pools;
+mod look;
 mod pools;
+
+pub use look::Watch;
 
 /// Bytes without a block that a client keeps unless it is set up otherwise: little beside what a
 /// program that needs them uses, and a thousand clients that keep nothing have nothing to lose.

@@ -99,7 +99,7 @@ mod view;
 pub use arena::{Arena, ArenaRef};
 pub use arena_pool::ArenaPool;
 pub use block::{Block, StrBlock};
-pub use client::{Client, ClientBuilder};
+pub use client::{Client, ClientBuilder, Watch};
 pub use error::{AllocError, Error};
 pub use matrix::Matrix;
 pub use options::{ArenaPoolOptions, PoolOptions};
@@ -112,10 +112,15 @@ pub use remote::{
 pub use shared::Shared;
 pub use view::View;
 
-pub use goumem_alloc::{Handle, HandleError, HandleKind, PoolId, SessionNumber, TypeTag};
+pub use goumem_alloc::{
+    Handle, HandleError, HandleKind, PageCount, PageIndex, PoolId, SessionNumber, SizeClass,
+    TypeTag,
+};
 pub use goumem_proto::model::{
-    Access, ArenaHolder, ArenaHolders, ArenaPoolInfo, ArenaPoolStat, Backing, BlockInfo,
-    DaemonInfo, Holder, KeptBlock, Permissions, PoolInfo, PoolStat, SessionInfo,
+    Access, ArenaHolder, ArenaHolders, ArenaPoolInfo, ArenaPoolMap, ArenaPoolStat, ArenaState,
+    Backing, BlockInfo, BlockState, DaemonInfo, EndCause, EventKind, Happening, Holder, KeptBlock,
+    MappedArena, MappedBlock, MappedSpan, PageRun, Permissions, PoolInfo, PoolMap, PoolStat,
+    RunState, SessionInfo, WatchEvent, WatchedArena, WatchedPool, WatchedRefusal, WatchedSession,
 };
 pub use goumem_proto::name::{ArenaName, BlockName, Label, NameError, PoolName};
 pub use goumem_proto::reason::Reason;

@@ -30,6 +30,7 @@ mod security;
 mod shutdown;
 mod systemd;
 mod time;
+mod watch;
 
 use harness::Puppets;
 

@@ -135,6 +135,10 @@ fn intrude(words: &mut Words<'_>) -> Answers {
     };
     let purge = v1::PurgePoolRequest { name: name.clone() };
     let stat = v1::StatPoolRequest { name: name.clone() };
+    let map = v1::MapPoolRequest {
+        name: name.clone(),
+        ..Default::default()
+    };
     let destroy = v1::DestroyPoolRequest {
         name: name.clone(),
         request_id: 0,
@@ -150,6 +154,7 @@ fn intrude(words: &mut Words<'_>) -> Answers {
         ("read", answer(rpc.read(handle, 0, 0))),
         ("lookup", answer(call!(rpc, pools.lookup(lookup)))),
         ("stat", answer(call!(rpc, pools.stat(stat)))),
+        ("map", answer(call!(rpc, pools.map(map)))),
         (
             "kept",
             answer(call!(rpc, pools.list_kept(v1::ListKeptRequest { pool_id }))),

@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use goumem_alloc::SessionNumber;
+use goumem_alloc::{PageIndex, SessionNumber};
 use goumem_proto::model::{
-    ArenaPoolInfo, ArenaPoolStat, DaemonInfo, PoolInfo, PoolStat, SessionInfo,
+    ArenaPoolInfo, ArenaPoolMap, ArenaPoolStat, DaemonInfo, EventKind, PoolInfo, PoolMap, PoolStat,
+    SessionInfo, WatchEvent,
 };
 
 use super::remote::RemoteClientBuilder;
@@ -147,6 +148,46 @@ impl Client {
         wait(self.0.stat_pool(name))
     }
 
+    /// As [`crate::Client::pool_map`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn pool_map(&self, name: &str) -> Result<PoolMap, Error> {
+        wait(self.0.pool_map(name))
+    }
+
+    /// As [`crate::Client::pool_map_from`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn pool_map_from(&self, name: &str, page: PageIndex) -> Result<PoolMap, Error> {
+        wait(self.0.pool_map_from(name, page))
+    }
+
+    /// As [`crate::Client::arena_pool_map`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn arena_pool_map(&self, name: &str) -> Result<ArenaPoolMap, Error> {
+        wait(self.0.arena_pool_map(name))
+    }
+
+    /// As [`crate::Client::arena_pool_map_from`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn arena_pool_map_from(&self, name: &str, arena: u32) -> Result<ArenaPoolMap, Error> {
+        wait(self.0.arena_pool_map_from(name, arena))
+    }
+
+    /// As [`crate::Client::watch`]: an iterator whose `next` waits.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn watch(&self, kinds: &[EventKind]) -> Result<Watch, Error> {
+        wait(self.0.watch(kinds)).map(Watch)
+    }
+
     /// As [`crate::Client::create_arena_pool`].
     ///
     /// # Errors
@@ -269,6 +310,18 @@ impl Client {
     /// Returns the client whose methods are async.
     pub fn async_client(&self) -> &crate::Client {
         &self.0
+    }
+}
+
+/// [`crate::Watch`], as an iterator that waits.
+#[derive(Debug)]
+pub struct Watch(crate::Watch);
+
+impl Iterator for Watch {
+    type Item = Result<WatchEvent, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        wait(self.0.next())
     }
 }
 

@@ -3,13 +3,14 @@
 use super::*;
 
 /// What reads a pool and leaves it as it is. Whoever may read may pin.
-const READS: [&str; 9] = [
+const READS: [&str; 10] = [
     "open-read",
     "memory-read",
     "resolve",
     "read",
     "lookup",
     "stat",
+    "map",
     "kept",
     "pin",
     "unpin",
