@@ -8,10 +8,13 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::error::{Error, chain};
 
-/// As the daemon has them: what may be under way on a stream and on a connection, so that bytes do
-/// not wait for the reader after each message; and a frame for each piece of them.
+/// As the daemon has it: what may be under way on a stream, so that bytes do not wait for the
+/// reader after each message.
 const STREAM_WINDOW_BYTES: u32 = 512 << 10;
-const CONNECTION_WINDOW_BYTES: u32 = 2 << 20;
+/// As much as HTTP/2 has. What a stream holds for a slow reader counts here as well, and a window
+/// that a few of them fill would hold up every other call on the connection, keepalives included.
+const CONNECTION_WINDOW_BYTES: u32 = (1 << 31) - 1;
+/// As the daemon has it: a frame for each piece of bytes.
 const MAX_FRAME_BYTES: u32 = 80 << 10;
 /// A daemon that accepts at all does so within some round trips.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
