@@ -171,7 +171,8 @@ async fn work(
     running: KeepRunning,
 ) {
     let mut chores = Vec::new();
-    'open: while queue.recv_many(&mut chores, MAX_FREES).await > 0 {
+    let mut is_closed = false;
+    while !is_closed && queue.recv_many(&mut chores, MAX_FREES).await > 0 {
         let mut frees = Vec::new();
         for chore in chores.drain(..) {
             match chore {
@@ -180,20 +181,15 @@ async fn work(
                 Chore::Close(reply) => {
                     free_all(&wire, std::mem::take(&mut frees)).await;
                     let outcome = close(&wire, false).await;
-                    let is_closed = outcome.is_ok();
+                    is_closed |= outcome.is_ok();
                     // Who has lost interest does not hear it.
                     let _ = reply.send(outcome);
-                    if is_closed {
-                        break 'open;
-                    }
                 }
             }
         }
         free_all(&wire, frees).await;
     }
-    if !queue.is_closed() {
-        queue.close();
-    } else if let Err(error) = close(&wire, true).await {
+    if !is_closed && let Err(error) = close(&wire, true).await {
         // It ends by itself, a TTL after its last call.
         tracing::debug!(%error, "could not end the session");
     }

@@ -33,12 +33,12 @@ pub(crate) struct Access {
 struct State {
     looked_at: Instant,
     stamps: Vec<Option<Stamp>>,
-    read: Arc<Read>,
+    read: Arc<Contents>,
 }
 
 /// What the files say.
 #[derive(Debug)]
-struct Read {
+struct Contents {
     tls: Option<Tls>,
     tokens: Option<Tokens>,
 }
@@ -53,7 +53,7 @@ impl Access {
     pub(crate) fn load(options: TcpOptions, now: Instant) -> Result<Self, TlsError> {
         // Before they are read: a change in between is a change.
         let stamps = stamps(&options);
-        let read = Arc::new(Read::from(&options)?);
+        let read = Arc::new(Contents::read(&options)?);
         Ok(Self {
             options,
             state: Mutex::new(State {
@@ -105,7 +105,7 @@ impl Access {
         state.read_again(&self.options);
     }
 
-    fn read(&self, now: Instant) -> Arc<Read> {
+    fn read(&self, now: Instant) -> Arc<Contents> {
         let mut state = self.lock();
         if now.saturating_duration_since(state.looked_at) >= LOOK_EVERY {
             state.looked_at = now;
@@ -125,7 +125,7 @@ impl Access {
 
 impl State {
     fn read_again(&mut self, options: &TcpOptions) {
-        match Read::from(options) {
+        match Contents::read(options) {
             Ok(read) => {
                 info!("read TLS files and tokens again");
                 self.read = Arc::new(read);
@@ -138,8 +138,8 @@ impl State {
     }
 }
 
-impl Read {
-    fn from(options: &TcpOptions) -> Result<Self, TlsError> {
+impl Contents {
+    fn read(options: &TcpOptions) -> Result<Self, TlsError> {
         let tokens = options.tokens_file.as_deref().map(Tokens::read);
         Ok(Self {
             tls: options.acceptor()?.map(Tls),
