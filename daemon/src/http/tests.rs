@@ -62,7 +62,7 @@ impl TestDaemon {
         let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
         loop {
             let reply = ask(self.unix().await, &request).await;
-            if reply.body != "recovering\n" {
+            if reply.status != 503 || !reply.body.contains("recovering") {
                 return reply;
             }
             tokio::task::yield_now().await;
