@@ -16,8 +16,15 @@ page() {
     python3 ci/screenshots.py "$target/debug" "$images"
 }
 
+# The terminal: goumemctl top, as it draws itself.
+top() {
+    cargo build --quiet -p goumemd -p goumemctl
+    cargo build --quiet -p goumem --example busy
+    python3 ci/top.py "$target/debug" "$images/top.svg"
+}
+
 steps=("$@")
-[ "${#steps[@]}" -gt 0 ] || steps=(page)
+[ "${#steps[@]}" -gt 0 ] || steps=(page top)
 mkdir -p "$images"
 for step in "${steps[@]}"; do
     printf '\n== %s\n' "$step"

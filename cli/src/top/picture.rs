@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use ratatui::buffer::{Buffer, Cell};
 use ratatui::style::{Color, Modifier};
+use ratatui::text::Span;
 
 #[cfg(test)]
 mod tests;
@@ -26,7 +27,7 @@ pub(super) fn svg(buffer: &Buffer) -> String {
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width:.1} {height:.1}\" \
          font-family=\"ui-monospace,Menlo,Consolas,'DejaVu Sans Mono',monospace\" \
-         font-size=\"14\" xml:space=\"preserve\">\n\
+         font-size=\"14\">\n\
          <rect width=\"100%\" height=\"100%\" fill=\"{BACKGROUND}\"/>\n"
     );
     for y in area.top()..area.bottom() {
@@ -74,9 +75,15 @@ fn run(svg: &mut String, like: &Cell, text: &str, x: u16, n: u16, y: u16) {
             "<rect x=\"{left:.1}\" y=\"{top:.1}\" width=\"{width:.1}\" height=\"{HEIGHT}\" fill=\"{back}\"/>"
         );
     }
-    if text.trim().is_empty() {
+    // Blanks at the ends are not drawn. Those within must not be folded, as browsers do.
+    let before = text.chars().take_while(|c| *c == ' ').count();
+    let text = text.trim_matches(' ');
+    if text.is_empty() {
         return;
     }
+    let left = left + WIDTH * f32::from(u16::try_from(before).unwrap_or(u16::MAX));
+    let cells = u16::try_from(Span::raw(text).width()).unwrap_or(u16::MAX);
+    let width = f32::from(cells) * WIDTH;
     let weight = if like.modifier.contains(Modifier::BOLD) {
         " font-weight=\"bold\""
     } else {
@@ -85,7 +92,8 @@ fn run(svg: &mut String, like: &Cell, text: &str, x: u16, n: u16, y: u16) {
     let escaped = text
         .replace('&', "&amp;")
         .replace('<', "&lt;")
-        .replace('>', "&gt;");
+        .replace('>', "&gt;")
+        .replace(' ', "\u{a0}");
     let baseline = top + BASELINE;
     // Fonts differ: the length makes columns meet all the same.
     let _ = writeln!(
