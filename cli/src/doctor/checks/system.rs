@@ -10,8 +10,8 @@ use super::leftovers::named_segments;
 const DEFAULT_SYS_UID_MAX: u32 = 999;
 /// `pidfd_open(2)`.
 const OLDEST: (u32, u32) = (5, 3);
-/// `SO_PEERPIDFD`: a process in another PID namespace is seen too.
-const PEER_PIDFD: (u32, u32) = (6, 5);
+/// From there on a process in another PID namespace is seen too, and may map.
+const PEER_PIDFD: (u32, u32) = (6, 9);
 
 /// Does logind remove the named segments of a user who logs out?
 pub(super) fn remove_ipc(machine: &Machine) -> Vec<Finding> {
@@ -197,7 +197,7 @@ pub(super) fn kernel(machine: &Machine) -> Vec<Finding> {
         findings.push(Finding::new(CHECK, Level::Problem, message));
     } else if version.is_some_and(|version| version < PEER_PIDFD) {
         let message = format!(
-            "kernel {release} is older than 6.5: processes in other PID namespaces may not map"
+            "kernel {release} is older than 6.9: processes in other PID namespaces may not map"
         );
         findings.push(Finding::new(CHECK, Level::Note, message));
     }
