@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use goumem::{Backing, Handle};
+use goumem::{Backing, EventKind, Handle};
 
 use crate::output::Format;
 
@@ -60,6 +61,12 @@ pub(crate) enum Command {
     /// Watch pools, arena pools and sessions, live. Only looks. Press ? for the keys.
     #[command(after_help = TOP_EXAMPLES)]
     Top(TopArgs),
+    /// Print what happens as it happens: pools, sessions, arenas, refusals. Ends with Ctrl-C.
+    #[command(after_help = WATCH_EXAMPLES)]
+    Watch(WatchArgs),
+    /// Draw where a pool's memory is: who holds it, blocks of which size, or in which state.
+    #[command(after_help = MAP_EXAMPLES)]
+    Map(MapArgs),
     /// Look for what goes wrong in practice, and say what mends it. Ends with 1 if something does.
     #[command(after_help = DOCTOR_EXAMPLES)]
     Doctor,
@@ -119,6 +126,72 @@ pub(crate) struct TopArgs {
 const TOP_EXAMPLES: &str = "Examples:\n  goumemctl top --interval 500ms\n  \
 goumemctl top --once -o json | jq '.pools[] | {name, held_bytes}'\n  \
 goumemctl top --once --interval 1s -o json | jq '.pools[].change_bytes_per_second'";
+
+/// What to print.
+#[derive(Debug, Clone, ClapArgs)]
+pub(crate) struct WatchArgs {
+    /// Only events of that kind; several with commas, or the flag again.
+    #[arg(long, value_name = "KIND", value_delimiter = ',', value_parser = event_kind())]
+    pub(crate) kind: Vec<EventKind>,
+    /// End after so many events.
+    #[arg(short = 'n', long, value_name = "EVENTS",
+        value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
+}
+
+const WATCH_EXAMPLES: &str = "Examples:\n  goumemctl watch\n  \
+goumemctl watch --kind session_ended,refused\n  \
+goumemctl watch -o json | jq -r 'select(.bytes > 1048576) | .what'";
+
+/// Reads the name of a kind of events. The other two kinds always come.
+fn event_kind() -> impl TypedValueParser<Value = EventKind> {
+    let chosen = |kind: &&EventKind| !matches!(kind, EventKind::Watching | EventKind::Lagged);
+    let names = EventKind::ALL
+        .iter()
+        .filter(chosen)
+        .map(|kind| kind.as_str());
+    PossibleValuesParser::new(names).map(|name| {
+        let kind = EventKind::ALL.iter().find(|kind| kind.as_str() == name);
+        *kind.expect("one of the names above")
+    })
+}
+
+/// What to draw.
+#[derive(Debug, Clone, ClapArgs)]
+pub(crate) struct MapArgs {
+    /// A pool or an arena pool.
+    pub(crate) pool: String,
+    /// What the colours mean [default: holder].
+    #[arg(long, value_enum)]
+    pub(crate) by: Option<MapBy>,
+    /// How many columns to draw [default: the terminal's, else 80].
+    #[arg(long, value_name = "COLUMNS", value_parser = clap::value_parser!(u16).range(8..=1000))]
+    pub(crate) width: Option<u16>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum MapBy {
+    /// Who leases the pages.
+    Holder,
+    /// How large the blocks are.
+    Class,
+    /// Leased, abandoned, free.
+    State,
+}
+
+impl MapBy {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Holder => "holder",
+            Self::Class => "class",
+            Self::State => "state",
+        }
+    }
+}
+
+const MAP_EXAMPLES: &str = "Examples:\n  goumemctl map frames\n  \
+goumemctl map frames --by class\n  \
+goumemctl map frames -o json | jq '.runs[] | select(.state == \"abandoned\")'";
 
 const DOCTOR_EXAMPLES: &str = "Examples:\n  goumemctl doctor\n  \
 sudo goumemctl doctor   # sees other users' processes too\n  \

@@ -15,6 +15,7 @@ use goumem::{Backing, Permissions};
 
 use crate::args::Command;
 use crate::error::{Failure, explain};
+use crate::map;
 use crate::output::{Output, Record};
 
 /// Runs a command that the daemon answers. `input` is what `put` stores.
@@ -30,6 +31,7 @@ pub(crate) fn run(
 fn answer(client: &Client, command: &Command, input: &[u8]) -> Result<Output, Failure> {
     match command {
         Command::Ping => daemon::ping(client),
+        Command::Map(how) => map::run(client, how),
         Command::Info => daemon::info(client),
         Command::Pool(command) => pool::run(client, command),
         Command::ArenaPool(command) => arena::run_pool(client, command),
@@ -45,6 +47,7 @@ fn answer(client: &Client, command: &Command, input: &[u8]) -> Result<Output, Fa
         Command::Withdraw { pool, name, free } => named::withdraw(client, pool, name, *free),
         Command::Completions { .. }
         | Command::Top(_)
+        | Command::Watch(_)
         | Command::Manual { .. }
         | Command::Doctor
         | Command::Demo { .. }

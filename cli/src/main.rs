@@ -9,9 +9,11 @@ mod demo;
 mod doctor;
 mod error;
 mod manual;
+mod map;
 mod observation;
 mod output;
 mod top;
+mod watch;
 
 use std::io::{self, Read as _, Write as _};
 use std::process::ExitCode;
@@ -58,6 +60,7 @@ fn run(args: Args) -> Result<Output, Failure> {
             Ok(Output::Raw(script))
         }
         Command::Doctor => in_time(args.timeout, move || doctor::run(args.socket.as_deref())),
+        Command::Watch(how) => watch::run(args.socket.as_deref(), how, args.output),
         Command::Top(how) => top::run(args.socket.as_deref(), how),
         Command::Manual { directory } => {
             manual::write(directory)?;

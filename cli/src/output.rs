@@ -214,7 +214,13 @@ impl Record {
         text
     }
 
-    fn json(&self) -> Value {
+    /// Returns the values on a line, as a list has them in its plain form.
+    pub(crate) fn values(&self) -> String {
+        let cells: Vec<_> = self.0.iter().map(|(_, cell)| cell.raw()).collect();
+        cells.join("\t")
+    }
+
+    pub(crate) fn json(&self) -> Value {
         let values = self
             .0
             .iter()

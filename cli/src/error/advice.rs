@@ -26,6 +26,8 @@ impl Subject {
         match command {
             Command::Ping => Self::about("ping"),
             Command::Info => Self::about("info"),
+            Command::Map(how) => Self::pool("map", Some(&how.pool)),
+            Command::Watch(_) => Self::about("watch"),
             Command::Top(_) => Self::about("top"),
             Command::Doctor => Self::about("doctor"),
             Command::Pool(command) => match command {

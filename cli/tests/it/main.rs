@@ -6,6 +6,8 @@
 
 mod doctor;
 mod errors;
+mod map;
 mod run;
 mod terminal;
 mod top;
+mod watch;
