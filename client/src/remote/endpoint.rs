@@ -51,6 +51,14 @@ pub(super) fn endpoint(
     has_token: bool,
 ) -> Result<Endpoint, Error> {
     let refused = |why: String| refused(address, why);
+    // What is no such address may be the path of a socket to the one that parses it.
+    if !["http://", "https://"]
+        .iter()
+        .any(|scheme| address.starts_with(scheme))
+    {
+        let why = "must begin with http:// or https://";
+        return Err(refused(why.to_owned()));
+    }
     let endpoint =
         Endpoint::from_shared(address.to_owned()).map_err(|error| refused(chain(&error)))?;
     let uri = endpoint.uri();
@@ -64,11 +72,7 @@ pub(super) fn endpoint(
             let why = "a token would be sent for everybody to read: use https";
             return Err(refused(why.to_owned()));
         }
-        Some("http") => endpoint,
-        _ => {
-            let why = "must begin with http:// or https://";
-            return Err(refused(why.to_owned()));
-        }
+        _ => endpoint,
     };
     Ok(endpoint
         .connect_timeout(CONNECT_DEADLINE)
