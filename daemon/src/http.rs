@@ -180,6 +180,7 @@ fn pages(site: Site, hosts: Hosts) -> Router {
         .route("/livez", get(health::alive))
         .route("/readyz", get(health::ready))
         .route("/healthz", get(health::healthy))
+        .route("/metrics", get(api::metrics))
         .route("/api/v1/observation", get(api::observation))
         .route("/api/v1/live", get(api::live))
         .route("/api/v1/pools/{name}/map", get(api::map))

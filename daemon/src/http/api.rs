@@ -32,6 +32,7 @@ const SILENCE: Duration = Duration::from_secs(5);
 
 const JSON: &str = "application/json";
 const EVENTS: &str = "text/event-stream";
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// `/api/v1/observation`: everything that the visitor may see.
 pub(super) async fn observation(
@@ -40,6 +41,21 @@ pub(super) async fn observation(
 ) -> Response {
     let look = move |core: &Core| text(&core.observe(visitor.viewer(), Instant::now()));
     answer(site.look(look).await)
+}
+
+/// `/metrics`: the same in numbers, and what has been counted, for monitors.
+pub(super) async fn metrics(
+    State(site): State<Site>,
+    Extension(visitor): Extension<Visitor>,
+) -> Response {
+    let look = move |core: &Core| {
+        let observation = core.observe(visitor.viewer(), Instant::now());
+        core.metrics().encode(&observation)
+    };
+    match site.look(look).await {
+        Ok(text) => ([(CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
+        Err(refusal) => refusal.into_response(),
+    }
 }
 
 /// `/api/v1/pools/NAME/map`: what each page of a pool is.

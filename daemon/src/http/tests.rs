@@ -373,6 +373,34 @@ async fn observation_and_map_are_json_and_what_is_not_there_is_said() {
     daemon.end().await;
 }
 
+#[tokio::test]
+async fn metrics_are_open_metrics_text() {
+    let daemon = TestDaemon::start("unix");
+    // Until it is recovered there is nothing to count.
+    let reply = within(async {
+        loop {
+            let reply = daemon.get("/metrics").await;
+            if reply.status != 503 {
+                break reply;
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(reply.status, 200);
+    assert_eq!(
+        reply.header("content-type"),
+        Some("application/openmetrics-text; version=1.0.0; charset=utf-8")
+    );
+    assert!(
+        reply.body.contains("\ngoumem_sessions 0\n"),
+        "{}",
+        reply.body
+    );
+    assert!(reply.body.ends_with("# EOF\n"));
+    daemon.end().await;
+}
+
 /// Reads events of a live stream.
 struct Events {
     socket: UnixStream,
