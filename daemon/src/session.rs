@@ -279,6 +279,15 @@ impl Session {
         }
     }
 
+    /// Adds to what `intend` wrote down what is going to come of it.
+    pub fn expect(&self, id: RequestId, outcome: &impl Outcome) {
+        let _turn = self.lock();
+        let slot = self.root.row(self.number).request(id.get());
+        if id.is_some() && slot.id() == id.get() {
+            slot.expect(outcome.to_words());
+        }
+    }
+
     /// Returns whether an earlier daemon was cut off in the middle of the request, so that a part
     /// of its effect may be there.
     pub fn was_cut_off(&self, id: RequestId) -> bool {

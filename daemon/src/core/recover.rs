@@ -57,7 +57,7 @@ impl Core {
         let dead = self.recover_sessions(&mut found.processes, now);
         self.recover_pools(found.pools, now);
         self.open_files_again(now);
-        self.recall_requests();
+        self.recall_requests(now);
         for pool in self.registry().all() {
             if let AnyPool::Arenas(pool) = &pool {
                 pool.end_recovery();
@@ -333,7 +333,7 @@ impl Core {
 
     /// Finds out what became of the requests that the earlier daemon knew, and remembers it for
     /// their retries.
-    fn recall_requests(&self) {
+    fn recall_requests(&self, now: Instant) {
         let sessions: HashMap<u64, Arc<Session>> = self
             .sessions
             .all()
@@ -342,7 +342,7 @@ impl Core {
             .map(|session| (session.serial, session))
             .collect();
         for session in sessions.values() {
-            let odd = session.take_over_requests(|request| self.recall(session, request));
+            let odd = session.take_over_requests(|request| self.recall(session, request, now));
             self.quarantine(odd);
         }
         for pool in self.registry().all() {
@@ -364,14 +364,14 @@ impl Core {
     }
 
     /// Says what became of a request; `None` if it changed nothing yet.
-    fn recall(&self, session: &Session, request: &RequestRecord) -> Option<Recalled> {
+    fn recall(&self, session: &Session, request: &RequestRecord, now: Instant) -> Option<Recalled> {
         let pool = PoolId::new(request.pool_id).and_then(|id| self.registry().by_id(id).ok());
         match (request.op, pool) {
             (RequestOp::DestroyPool, pool) => {
                 let stands = pool.is_some_and(|pool| !pool.is_destroying());
                 (request.done || !stands).then(|| Recalled::Done(Remembered::new(&())))
             }
-            (_, Some(AnyPool::Blocks(pool))) => pool.recall(session, request),
+            (_, Some(AnyPool::Blocks(pool))) => pool.recall(session, request, now),
             (_, Some(AnyPool::Arenas(pool))) => pool.recall(session, request),
             // With its pool went what it was about.
             (_, None) => Some(Recalled::Unknown),

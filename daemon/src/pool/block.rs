@@ -24,8 +24,17 @@ use crate::session::{Caller, Intent, Session};
 struct Blocks {
     spec: BlockSpec,
     count: u32,
-    /// For one block alone: of many, no note has room.
-    request_id: RequestId,
+    note: Note,
+}
+
+/// What is written down of the request before a block is exported. Of many blocks no note has room.
+#[derive(Debug, Clone, Copy)]
+enum Note {
+    Nothing,
+    /// It is what the request allocates.
+    Alloc(RequestId),
+    /// It is where the block goes of which the request is.
+    Move(RequestId),
 }
 
 impl Pool {
@@ -45,8 +54,8 @@ impl Pool {
             let mut state = self.lock();
             session.require_live()?;
             self.require_usable(&state)?;
-            let id = request.request_id;
-            self.alloc_one(&mut state, session, request.spec, id, now)
+            let note = Note::Alloc(request.request_id);
+            self.alloc_one(&mut state, session, request.spec, note, now)
                 .map_err(|error| self.with_holders(&state, caller, error))
         })
     }
@@ -75,7 +84,7 @@ impl Pool {
                 let blocks = Blocks {
                     spec,
                     count,
-                    request_id: RequestId::NONE,
+                    note: Note::Nothing,
                 };
                 let allocated = self.alloc_some(&mut state, session, blocks, now, each);
                 if let Err(error) = allocated {
@@ -196,8 +205,9 @@ impl Pool {
                 align_bytes: goumem_proto::model::DEFAULT_ALIGN_BYTES,
                 type_tag: old.type_tag,
             };
+            let note = Note::Move(request.request_id);
             let block = self
-                .alloc_one(&mut state, session, spec, RequestId::NONE, now)
+                .alloc_one(&mut state, session, spec, note, now)
                 .map_err(|error| self.with_holders(&state, caller, error))?;
             let length = old.length_bytes.min(request.size_bytes);
             if let Err(error) = self.copy(request.handle, block.handle, length) {
@@ -253,7 +263,7 @@ impl Pool {
         state: &mut PoolState,
         session: &Session,
         spec: BlockSpec,
-        request_id: RequestId,
+        note: Note,
         now: Instant,
     ) -> Result<BlockInfo, Error> {
         let mut block = None;
@@ -261,7 +271,7 @@ impl Pool {
         let one = Blocks {
             spec,
             count: 1,
-            request_id,
+            note,
         };
         let used_bytes = self.alloc_some(state, session, one, now, each)?;
         Ok(BlockInfo {
@@ -335,9 +345,7 @@ impl Pool {
         blocks: Blocks,
         now: Instant,
     ) -> Result<Handle, Error> {
-        let Blocks {
-            spec, request_id, ..
-        } = blocks;
+        let Blocks { spec, note, .. } = blocks;
         // A large block has a span of its own, of its own length.
         let mut block = if want.class.is_large() {
             None
@@ -358,14 +366,19 @@ impl Pool {
             type_tag: spec.type_tag,
             length_bytes: spec.size_bytes,
         };
-        if request_id.is_some()
+        if let Note::Alloc(id) | Note::Move(id) = note
+            && id.is_some()
             && let Some(at) = self.memory.block_at(block.offset())
         {
             // The word's life is the handle's.
             let generation = self.memory.slot(&at).load().generation();
             let handle = self.memory.handle(generation, block.offset());
-            let intent = Intent::about(RequestOp::Alloc, handle).with(spec.size_bytes);
-            owner.intend(request_id, intent);
+            if let Note::Alloc(_) = note {
+                let intent = Intent::about(RequestOp::Alloc, handle).with(spec.size_bytes);
+                owner.intend(id, intent);
+            } else {
+                owner.expect(id, &handle);
+            }
         }
         block
             .export(owner.number, shape)

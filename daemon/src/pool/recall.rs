@@ -2,6 +2,7 @@
 //! records that carry a request's id, and by the words that it was about to change.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use goumem_alloc::Handle;
 use goumem_proto::model::{BlockInfo, FreedBatch, SpanInfo};
@@ -50,9 +51,34 @@ impl Pool {
             .collect()
     }
 
+    /// Says what became of a realloc that was cut off: the block has moved if the old one is gone.
+    /// Else what it was to move to is given back. In place a retry does the same once more.
+    fn recall_realloc(
+        &self,
+        state: &mut PoolState,
+        session: &Session,
+        (from, to): (Handle, Option<Handle>),
+        now: Instant,
+    ) -> Option<Recalled> {
+        let to = to.filter(|&to| {
+            self.word_of(to)
+                .is_some_and(|word| word.is_live(to.generation()) && word.owner() == session.number)
+        })?;
+        if self.memory.resolve(from).is_ok() {
+            let _ = self.free_one(state, to, now);
+            return None;
+        }
+        self.describe(to).map(|block| done(&block))
+    }
+
     /// Says what became of a request; `None` if it changed nothing yet, so that a retry does it.
-    pub(crate) fn recall(&self, session: &Session, request: &RequestRecord) -> Option<Recalled> {
-        let state = self.lock();
+    pub(crate) fn recall(
+        &self,
+        session: &Session,
+        request: &RequestRecord,
+        now: Instant,
+    ) -> Option<Recalled> {
+        let mut state = self.lock();
         let handle = Handle::from_words(request.handle.0, request.handle.1).ok();
         let outcome = Handle::from_words(request.outcome[0], request.outcome[1]).ok();
         match request.op {
@@ -64,10 +90,12 @@ impl Pool {
             RequestOp::ReturnSpans => return Some(Recalled::CutOff),
             // Of many blocks no note has room: what a batch came to is not known.
             RequestOp::AllocBatch => return Some(Recalled::Unknown),
-            RequestOp::Realloc => {
-                let moved = outcome.filter(|_| request.done);
-                let block = moved.and_then(|handle| self.describe(handle));
+            RequestOp::Realloc if request.done => {
+                let block = outcome.and_then(|handle| self.describe(handle));
                 return Some(block.map_or(Recalled::Unknown, |block| done(&block)));
+            }
+            RequestOp::Realloc => {
+                return self.recall_realloc(&mut state, session, (handle?, outcome), now);
             }
             _ => {}
         }

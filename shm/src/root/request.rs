@@ -39,7 +39,7 @@ ops! {
     Free = 3,
     /// Free many blocks.
     FreeBatch = 4,
-    /// Change the size of the handle's block.
+    /// Change the size of the handle's block; the outcome, once it is there, is where it moves to.
     Realloc = 5,
     /// Own the handle's block.
     Adopt = 6,
@@ -80,7 +80,7 @@ pub struct RequestRecord {
     pub pool_id: u32,
     /// To which block or arena, as the words of a handle; 0 for none.
     pub handle: (u64, u64),
-    /// What came of it, once it is done.
+    /// What came of it, once it is done; of some ops, what is to come of it.
     pub outcome: [u64; 2],
     /// One more number, by `op`.
     pub extra: u64,
@@ -141,6 +141,14 @@ impl<'a> RequestSlot<'a> {
         // CRASH: before this store the request has not begun, and a retry does it. After it, the
         // pool's records and words say whether its effect came; see the daemon's recovery.
         self.0[0].store(record.id, Ordering::Release);
+    }
+
+    /// Writes what is going to come of it, just before the store that others can see: whether it
+    /// has come, the pool's words say.
+    pub fn expect(self, outcome: [u64; 2]) {
+        self.0[5].store(outcome[0], Ordering::Relaxed);
+        // CRASH: what is half written names nothing that this request has made.
+        self.0[6].store(outcome[1], Ordering::Relaxed);
     }
 
     /// Says that the request came to its end, and what came of it.
