@@ -130,16 +130,25 @@ impl Keeper {
 
     /// Waits for the next thing to do, and does it.
     fn step(&mut self) -> io::Result<()> {
-        let (accepts, readable) = {
+        let (accepts, readable, dead) = {
+            let processes = self.watched_processes();
             let sockets = self.connections.iter().map(|socket| socket.as_fd());
             let mut polled: Vec<PollFd<'_>> = std::iter::once(self.listener.as_fd())
                 .chain(sockets)
+                .chain(processes.iter().map(|&(_, process)| process))
                 .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
                 .collect();
             rustix::io::retry_on_intr(|| rustix::event::poll(&mut polled, None))?;
             let mut ready = polled.iter().map(|fd| !fd.revents().is_empty());
-            (ready.next().unwrap_or(false), ready.collect::<Vec<_>>())
+            let accepts = ready.next().unwrap_or(false);
+            let readable: Vec<bool> = ready.by_ref().take(self.connections.len()).collect();
+            let dead = processes.iter().zip(ready).filter(|&(_, ready)| ready);
+            let dead: Vec<FdName> = dead.map(|((name, _), _)| (*name).clone()).collect();
+            (accepts, readable, dead)
         };
+        for name in dead {
+            self.held.remove(&name);
+        }
         let connections = std::mem::take(&mut self.connections);
         for (connection, is_readable) in connections.into_iter().zip(readable) {
             // Else whoever it was has gone, or speaks something else; another may come.
@@ -160,6 +169,17 @@ impl Keeper {
             }
         }
         Ok(())
+    }
+
+    /// Returns the sessions' processes while there is no daemon to watch them. That one has died the
+    /// next daemon finds out without its pidfd; and if there is none, nobody misses it.
+    fn watched_processes(&self) -> Vec<(&FdName, BorrowedFd<'_>)> {
+        if !self.connections.is_empty() {
+            return Vec::new();
+        }
+        let is_process = |name| matches!(StoredFd::parse(name), Some(StoredFd::Process(..)));
+        let processes = self.held.iter().filter(|&(name, _)| is_process(name));
+        processes.map(|(name, fd)| (name, fd.as_fd())).collect()
     }
 
     /// Answers one request; returns whether to go on with the connection.

@@ -12,6 +12,7 @@ use goumem_shm::os::peer::PidFd;
 
 use super::connection::Connection;
 use super::server::keep;
+use crate::fd_store::StoredFd;
 
 struct Keeper {
     path: PathBuf,
@@ -132,5 +133,32 @@ fn no_more_fds_are_taken_than_can_be_held() {
     daemon.remove(&name("a")).unwrap();
     daemon.store(&name("c"), &*file).unwrap();
     daemon.tell_end().unwrap();
+    keeper.ends();
+}
+
+/// It kept the pidfds of processes that had died long since, and itself, for ever.
+#[test]
+fn sessions_that_die_while_there_is_no_daemon_are_not_kept() {
+    let (keeper, mut daemon) = Keeper::start(1000);
+    let mut children = [(); 2].map(|()| {
+        let child = std::process::Command::new("sleep").arg("60").spawn();
+        child.unwrap()
+    });
+    for (child, number) in children.iter().zip(1..) {
+        let pidfd = PidFd::open(child.id()).unwrap();
+        let session = goumem_alloc::SessionNumber::new(number);
+        let process = StoredFd::Process(session, 77);
+        daemon.store(&process.name(), &pidfd).unwrap();
+    }
+    daemon.store(&name("root"), &*file()).unwrap();
+    let mut kill = |n: usize| {
+        children[n].kill().unwrap();
+        children[n].wait().unwrap();
+    };
+    // As long as a daemon is there, that is its business.
+    kill(0);
+    assert_eq!(daemon.list().unwrap().len(), 3);
+    drop(daemon);
+    kill(1);
     keeper.ends();
 }
