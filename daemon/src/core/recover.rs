@@ -69,7 +69,9 @@ impl Core {
         for (number, serial) in found.processes.into_keys() {
             self.store.remove(&StoredFd::Process(number, serial).name());
         }
-        for pool in self.registry().all() {
+        // Not in the loop's head: the registry would be locked for as long as the loop runs.
+        let pools = self.registry().all();
+        for pool in pools {
             self.drop_if_gone(&pool);
             if let AnyPool::Blocks(pool) = &pool {
                 self.note_freed(pool, now);
