@@ -244,6 +244,24 @@ fn destroyed_pools_stay_destroyed_and_go_with_their_last_mapper() {
     assert_eq!(names.len(), 5, "root, one pool, two processes: {names:?}");
 }
 
+/// The next daemon waited for its own registry, and never served.
+#[test]
+fn a_destroy_that_was_cut_off_is_finished_at_the_next_start() {
+    let (daemon, alice, _, _) = scene();
+    let pool = daemon.pool(&alice, "q", MIB);
+    let arenas = daemon.arena_pool(&alice, "arenas", 2);
+    // Killed before they were let go of.
+    daemon.block_pool(pool).destroy().unwrap();
+    match daemon.core.registry().by_id(arenas).unwrap() {
+        AnyPool::Arenas(pool) => pool.destroy().unwrap(),
+        AnyPool::Blocks(_) => unreachable!("it is an arena pool"),
+    };
+    let (daemon, [_alice]) = daemon.kill_and_restart([&alice]);
+    assert_eq!(daemon.core.registry().all().len(), 1);
+    assert_eq!(daemon.store.names().len(), 1 + 2 + 2);
+    daemon.check();
+}
+
 #[test]
 fn what_cannot_be_believed_is_withheld_and_the_rest_is_served() {
     let (daemon, alice, bob, pool) = scene();
