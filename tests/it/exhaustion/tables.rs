@@ -1,7 +1,9 @@
 //! Tables with a last row.
 
+use goumem_proto::v1::control_reply::Outcome;
+use goumem_proto::v1::control_request::Call;
 use harness::rpc::wait;
-use tokio::task::JoinSet;
+use tokio_stream::StreamExt as _;
 
 use super::*;
 
@@ -44,17 +46,24 @@ fn full_table_of_records_refuses_with_its_limit_and_takes_the_next_when_one_goes
     };
     let blocks = call!(rpc, pools.alloc_batch(batch)).unwrap().handles;
     let more = rpc.alloc(pool_id, 16).unwrap();
-    for some in blocks.chunks(512) {
-        let kept = wait(async {
-            let mut keeping = JoinSet::new();
-            for &handle in some {
-                let (mut pools, request) = (rpc.pools(), rpc.with(on(handle)));
-                keeping.spawn(async move { pools.keep(request).await });
-            }
-            keeping.join_all().await
+    // On one stream: as many calls of their own take a minute in a debug build.
+    let requests: Vec<_> = (1..)
+        .zip(&blocks)
+        .map(|(sequence, &handle)| v1::ControlRequest {
+            sequence,
+            call: Some(Call::Keep(on(handle))),
+        })
+        .collect();
+    let n_kept = wait(async {
+        let requests = rpc.with(tokio_stream::iter(requests));
+        let replies = rpc.sessions().control(requests).await.unwrap();
+        let kept = replies.into_inner().filter(|reply| {
+            let outcome = reply.as_ref().ok().and_then(|reply| reply.outcome.as_ref());
+            matches!(outcome, Some(Outcome::Block(_)))
         });
-        assert!(kept.iter().all(Result::is_ok), "{kept:?}");
-    }
+        kept.fold(0, |n, _| n + 1).await
+    });
+    assert_eq!(n_kept, 65_536);
     let error = call!(rpc, pools.keep(on(more))).unwrap_err();
     assert_eq!(error.reason, Reason::TooManyRecords, "{error}");
     assert_eq!(error.number("limit"), Some(65_536));
