@@ -50,6 +50,7 @@ fn full_table_of_records_refuses_with_its_limit_and_takes_the_next_when_one_goes
     let requests: Vec<_> = (1..)
         .zip(&blocks)
         .map(|(sequence, &handle)| v1::ControlRequest {
+            traceparent: String::new(),
             sequence,
             call: Some(Call::Keep(on(handle))),
         })
