@@ -116,6 +116,7 @@ impl Pool {
             self.rewrite_entries(first, span, epoch);
         }
         self.recover_members(state, &written, owners);
+        odd += self.enlist_lessees(state, owners, now)?;
         odd += self.recover_records(state, &written, owners);
         self.recover_words(state, owners);
         self.drop_stale_keeps(state);
@@ -146,6 +147,29 @@ impl Pool {
                 }
             }
         }
+    }
+
+    /// Makes members of the sessions that lease spans and are none: a lease comes after its member
+    /// word, so that one was spoilt, and without it no sweep would find the spans. Returns how many.
+    fn enlist_lessees(
+        &self,
+        state: &mut PoolState,
+        owners: Owners<'_>,
+        now: Instant,
+    ) -> Result<u32, Error> {
+        let lessees: HashSet<SessionNumber> = state
+            .spans
+            .values()
+            .map(|span| span.lessee)
+            .filter(|&lessee| lessee.is_client() && !state.mapped_by.may_hold(lessee))
+            .collect();
+        let mut enlisted = 0;
+        for session in lessees.into_iter().filter_map(|lessee| owners.get(lessee)) {
+            tracing::warn!(pool = %self.name, session = %session.number, "a lessee's member word was not there");
+            self.note_use(state, &session, now)?;
+            enlisted += 1;
+        }
+        Ok(enlisted)
     }
 
     /// Takes over the records that still say something, and redoes what they were for.
