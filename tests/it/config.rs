@@ -199,10 +199,9 @@ fn reload_logs_both_values_and_what_needs_a_restart() {
 #[test]
 fn level_of_the_log_changes_at_sighup() {
     let file = ConfigFile::new("[log]\nlevel = \"info\"\n");
-    let directory = tempfile::tempdir().unwrap();
-    let socket = directory.path().join("goumemd.sock");
-    let daemon = OwnDaemon::start(&file, &socket).unwrap();
-    let rpc = harness::Rpc::open(&socket);
+    let place = Place::new();
+    let daemon = OwnDaemon::start(&file, &place.socket).unwrap();
+    let rpc = harness::Rpc::open(&place.socket);
     let refused = || {
         let name = "nowhere".to_owned();
         call!(rpc, pools.stat(v1::StatPoolRequest { name })).unwrap_err()
@@ -227,10 +226,9 @@ fn declared_pools_are_there_from_the_start_and_after_a_restart() {
         "[pools.frames]\ncapacity = \"64MiB\"\nmode = \"0640\"\n\
          [arena_pools.batches]\narenas = 4\narena_size = \"64KiB\"\n",
     );
-    let directory = tempfile::tempdir().unwrap();
-    let socket = directory.path().join("goumemd.sock");
-    let mut daemon = OwnDaemon::start(&file, &socket).unwrap();
-    let rpc = harness::Rpc::open(&socket);
+    let place = Place::new();
+    let mut daemon = OwnDaemon::start(&file, &place.socket).unwrap();
+    let rpc = harness::Rpc::open(&place.socket);
     let stat = |name: &str| {
         let name = name.to_owned();
         call!(rpc, pools.stat(v1::StatPoolRequest { name }))
@@ -263,8 +261,8 @@ fn declared_pools_are_there_from_the_start_and_after_a_restart() {
 
     // The next daemon finds them, ids and all, and creates none.
     daemon.kill();
-    let _daemon = OwnDaemon::start(&file, &socket).unwrap();
-    let rpc = harness::Rpc::open(&socket);
+    let _daemon = OwnDaemon::start(&file, &place.socket).unwrap();
+    let rpc = harness::Rpc::open(&place.socket);
     let name = "frames".to_owned();
     let again = call!(rpc, pools.stat(v1::StatPoolRequest { name })).unwrap();
     assert_eq!(again.pool.unwrap().pool_id, frames.pool_id);
@@ -274,9 +272,8 @@ fn declared_pools_are_there_from_the_start_and_after_a_restart() {
 #[test]
 fn declared_pool_that_exists_otherwise_is_an_error_at_the_start() {
     let file = ConfigFile::new("[arena_pools.batches]\narenas = 4\narena_size = \"64KiB\"\n");
-    let directory = tempfile::tempdir().unwrap();
-    let socket = directory.path().join("goumemd.sock");
-    let mut daemon = OwnDaemon::start(&file, &socket).unwrap();
+    let place = Place::new();
+    let mut daemon = OwnDaemon::start(&file, &place.socket).unwrap();
     daemon.kill();
     for (text, why) in [
         (
@@ -290,20 +287,45 @@ fn declared_pool_that_exists_otherwise_is_an_error_at_the_start() {
         ),
     ] {
         file.write(text);
-        let log = OwnDaemon::start(&file, &socket).unwrap_err();
+        let log = OwnDaemon::start(&file, &place.socket).unwrap_err();
         assert!(log.contains(why), "{log}");
     }
     // Nothing is lost by that.
     file.write("");
-    let _daemon = OwnDaemon::start(&file, &socket).unwrap();
-    assert_eq!(harness::Rpc::open(&socket).arena_stat("batches").free, 4);
+    let _daemon = OwnDaemon::start(&file, &place.socket).unwrap();
+    assert_eq!(
+        harness::Rpc::open(&place.socket).arena_stat("batches").free,
+        4
+    );
+}
+
+/// Where the daemons of a test are, one after the other. The keeper that they leave ends with it.
+struct Place {
+    socket: PathBuf,
+    _directory: TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        Self {
+            socket: directory.path().join("goumemd.sock"),
+            _directory: directory,
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let socket = self.socket.to_str().unwrap();
+        goumemd(&["--listen", socket, "--drop", "--log-level", "error"]);
+    }
 }
 
 /// A daemon with a keeper, which the test's own file configures.
 #[derive(Debug)]
 struct OwnDaemon {
     child: std::process::Child,
-    socket: PathBuf,
     log: PathBuf,
 }
 
@@ -321,11 +343,7 @@ impl OwnDaemon {
             .stderr(File::create(&log).unwrap())
             .spawn()
             .unwrap();
-        let mut daemon = Self {
-            child,
-            socket: socket.to_owned(),
-            log,
-        };
+        let mut daemon = Self { child, log };
         let mut ended = false;
         eventually(PATIENCE, "it serves, or has ended", || {
             ended = daemon.child.try_wait().unwrap().is_some();
@@ -363,8 +381,5 @@ impl Drop for OwnDaemon {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        // And its keeper.
-        let socket = self.socket.to_str().unwrap();
-        goumemd(&["--listen", socket, "--drop", "--log-level", "error"]);
     }
 }
