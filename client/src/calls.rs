@@ -21,6 +21,7 @@ use crate::error::Error;
 use crate::housekeeper::Chore;
 use crate::request_ids::RequestId;
 use crate::session::Session;
+use crate::trace::{in_current, traced};
 
 /// How long a call waits for its daemon unless the client was set up otherwise. One that is alive
 /// answers within milliseconds; one that is stopped does not answer.
@@ -167,7 +168,7 @@ impl Session {
     {
         let session = Arc::clone(self);
         let (sender, mut reply) = oneshot::channel();
-        tokio::spawn(async move {
+        tokio::spawn(in_current(async move {
             let attempt = |connection: Arc<Connection>, id| {
                 let call = call(id);
                 async move { connection.control(call).await }
@@ -177,7 +178,7 @@ impl Session {
             if let Err(Ok(reply)) = sender.send(outcome) {
                 undo(reply).await;
             }
-        });
+        }));
         // A little longer than the deadline, which has an error of its own.
         if let Ok(outcome) = timeout(self.deadline + BREAK_TIME, &mut reply).await {
             return outcome.unwrap_or(Err(Error::Closed));
@@ -289,7 +290,7 @@ impl Session {
         loop {
             let connection = made.next().await?;
             let request_id = made.request_id.as_ref().map_or(0, RequestId::get);
-            let outcome = attempt(Arc::clone(&connection), request_id);
+            let outcome = traced(attempt(Arc::clone(&connection), request_id));
             match timeout_at(made.until, outcome).await {
                 Ok(Ok(reply)) => return Ok(reply),
                 Ok(Err(failure)) => made.learn(&connection, failure).await?,
@@ -406,7 +407,7 @@ pub(crate) async fn call<R>(
     deadline: Duration,
     call: impl Future<Output = Result<Response<R>, Status>>,
 ) -> Result<R, Error> {
-    match timeout(deadline, call).await {
+    match timeout(deadline, traced(call)).await {
         Ok(Ok(response)) => Ok(response.into_inner()),
         Ok(Err(status)) => Err(Error::from_status(&status)),
         Err(_) => Err(Error::NoAnswer { waited: deadline }),

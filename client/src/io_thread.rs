@@ -12,7 +12,7 @@ use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
 use crate::error::Error;
-use crate::trace::traced;
+use crate::trace::in_current;
 
 /// What blocking work (of an embedded daemon) gets to finish when the thread ends.
 const LAST_WORK: Duration = Duration::from_secs(2);
@@ -69,7 +69,7 @@ impl IoThread {
             // The thread was not inherited: nobody would run it.
             return Err(AccessError::Forked.into());
         }
-        match self.runtime.spawn(traced(future)).await {
+        match self.runtime.spawn(in_current(future)).await {
             Ok(outcome) => outcome,
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             Err(_) => Err(Error::Closed),

@@ -1,15 +1,21 @@
-//! The trace of whoever calls goes along with the call (feature `otel`): each call is a span, which
-//! the daemon's goes on from. Its id is sent as the W3C's `traceparent`, in gRPC metadata, and in
-//! each call of the Control stream. Without the feature nothing is done.
+//! The trace of whoever calls goes along with the call (feature `otel`): each attempt is a span,
+//! which the daemon's goes on from. Its id is sent as the W3C's `traceparent`, in gRPC metadata, and
+//! in each call of the Control stream. Without the feature nothing is done.
 
 use std::future::Future;
 
 use goumem_proto::v1::control_request::Call;
 use tonic::Request;
 
-/// Returns the future with a span of its own, which the two below give its name.
+/// Returns an attempt at a call with a span of its own, which `send` or `send_control` names.
 #[cfg(not(feature = "otel"))]
 pub(crate) fn traced<F: Future>(future: F) -> F {
+    future
+}
+
+/// Returns the future for another task, still within the span of this one.
+#[cfg(not(feature = "otel"))]
+pub(crate) fn in_current<F: Future>(future: F) -> F {
     future
 }
 
@@ -24,7 +30,7 @@ pub(crate) fn send_control(_call: &Call) -> String {
 }
 
 #[cfg(feature = "otel")]
-pub(crate) use sent::{send, send_control, traced};
+pub(crate) use sent::{in_current, send, send_control, traced};
 
 #[cfg(feature = "otel")]
 mod sent {
@@ -41,6 +47,10 @@ mod sent {
             otel.kind = "client",
             otel.name = field::Empty
         ))
+    }
+
+    pub(crate) fn in_current<F: Future>(future: F) -> impl Future<Output = F::Output> + use<F> {
+        future.in_current_span()
     }
 
     pub(crate) fn send(request: &mut Request<()>) {
