@@ -64,7 +64,8 @@ impl Pool {
             self.word_of(to)
                 .is_some_and(|word| word.is_live(to.generation()) && word.owner() == session.number)
         })?;
-        if self.memory.resolve(from).is_ok() {
+        // The same where it has not moved: the call was about to end.
+        if to != from && self.memory.resolve(from).is_ok() {
             let _ = self.free_one(state, to, now);
             return None;
         }
