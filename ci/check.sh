@@ -26,6 +26,10 @@ step "units: systemd's own checks"
 bash ci/units.sh
 step "the package: built, installed, used, purged"
 bash ci/package.sh
+step "the package under a systemd of its own"
+bash ci/systemd.sh
+step "containers: files, and two that share a pool"
+bash ci/containers.sh
 step "the live page in a real browser"
 bash ci/page.sh
 step "the campaign: a minute of kills"

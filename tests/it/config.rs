@@ -349,13 +349,7 @@ impl OwnDaemon {
             ended = daemon.child.try_wait().unwrap().is_some();
             ended || daemon.said("\"serving\"")
         });
-        if ended {
-            let log = daemon.log();
-            // The keeper is not its to end: an earlier daemon's guard will.
-            std::mem::forget(daemon);
-            return Err(log);
-        }
-        Ok(daemon)
+        if ended { Err(daemon.log()) } else { Ok(daemon) }
     }
 
     fn log(&self) -> String {
