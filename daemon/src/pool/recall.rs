@@ -67,6 +67,8 @@ impl Pool {
         // The same where it has not moved: the call was about to end.
         if to != from && self.memory.resolve(from).is_ok() {
             let _ = self.free_one(state, to, now);
+            // Its span, if that is empty now: none is kept over a restart.
+            self.return_idle(state);
             return None;
         }
         self.describe(to).map(|block| done(&block))
