@@ -4,7 +4,8 @@
 //!
 //! An operation is a line in a table: what has to be there before, and the operation itself. The
 //! worlds do the rest. When a *client* dies, the daemon sweeps its session. When the *daemon* dies,
-//! another starts on what is left: on the files of its pools, since these outlive a daemon.
+//! another starts on what is left: on the files of its pools, which outlive every session; or, in
+//! `kept`, on all its fds, when the sessions live on and repeat their calls.
 //!
 //! What is checked knows nothing of the operation. The death itself says what must come of it: a
 //! block whose word names a living session lives, one that names the dead is free, one with a keep
@@ -18,9 +19,11 @@ use crate::fd_store::Kept;
 mod arena_operations;
 mod arenas;
 mod blocks;
+mod calls;
 mod client_operations;
 mod coverage;
 mod daemon_operations;
+mod kept;
 mod mutants;
 mod roots;
 
@@ -100,12 +103,18 @@ fn walk<W: World>(what: &str, dies: Dies, operations: &[Operation<W>]) {
     for operation in operations {
         operation.walk(dies, &mut walked);
     }
-    let Walked {
-        operations,
-        writes,
-        deaths,
-    } = walked;
-    println!("crash: {what}: {operations} operations, {writes} writes, {deaths} deaths");
+    walked.say(what);
+}
+
+impl Walked {
+    fn say(&self, what: &str) {
+        let Self {
+            operations,
+            writes,
+            deaths,
+        } = self;
+        println!("crash: {what}: {operations} operations, {writes} writes, {deaths} deaths");
+    }
 }
 
 #[test]
@@ -163,10 +172,15 @@ fn bury_daemon(daemon: Daemon) -> tempfile::TempDir {
 
 /// Starts what a daemon is on a directory.
 fn core_on(dir: &tempfile::TempDir, now: Instant) -> Core {
+    core_with(dir, Kept::nothing(), now)
+}
+
+/// Starts it with what was kept.
+fn core_with(dir: &tempfile::TempDir, kept: Kept, now: Instant) -> Core {
     let limits = Config::private(dir.path()).limits;
     let wires = Wires {
         watch: Arc::new(DeathWatch::new().unwrap()),
         earlier: Arc::new(Notify::new()),
     };
-    Core::start(limits, None, wires, Kept::nothing(), now).unwrap()
+    Core::start(limits, None, wires, kept, now).unwrap()
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use goumem_shm::crash::Site;
 
+use super::kept::Call;
 use super::*;
 
 /// A tag stands above the write that it is about, by no more lines than this: some stand in the
@@ -60,6 +61,11 @@ fn every_crash_comment_is_about_a_write_that_is_walked() {
     sites(Dies::Daemon, daemon_operations::OPERATIONS, &mut written);
     sites(Dies::Daemon, arena_operations::OF_THE_DAEMON, &mut written);
     sites(Dies::Daemon, roots::OPERATIONS, &mut written);
+    let mut kept = calls::CALLS.iter().flat_map(Call::sites).collect();
+    // A new ROOT, which there is before any session.
+    sites(Dies::Daemon, &roots::OPERATIONS[..1], &mut kept);
+    assert_walked(&tags_of_root(root), &kept);
+    written.extend(kept);
     let crates = ["shm", "daemon"].iter();
     let mut tags: Vec<Site> = crates.flat_map(|of| tags(root, of)).collect();
     tags.sort();
@@ -68,6 +74,24 @@ fn every_crash_comment_is_about_a_write_that_is_walked() {
         "{} tags: are the sources where they were?",
         tags.len()
     );
+    assert_walked(&tags, &written);
+    println!("crash: {} CRASH comments, all of them walked", tags.len());
+}
+
+/// Returns the tags that are about what the next daemon knows of sessions and their requests, in
+/// their order.
+fn tags_of_root(root: &Path) -> Vec<Site> {
+    let mut tags = tags(root, "shm");
+    tags.retain(|tag| {
+        tag.file.starts_with("shm/src/root") || tag.file == Path::new("shm/src/member.rs")
+    });
+    tags.sort();
+    assert!(tags.len() > 8, "{tags:?}");
+    tags
+}
+
+/// Asserts that each of the tags, in their order, is about a write.
+fn assert_walked(tags: &[Site], written: &BTreeSet<Site>) {
     // Up to the next tag, which has writes of its own.
     let is_walked = |tag: &Site, next: Option<&Site>| {
         let mut end = Site {
@@ -86,5 +110,4 @@ fn every_crash_comment_is_about_a_write_that_is_walked() {
         .map(|(_, tag)| format!("{}:{}", tag.file.display(), tag.line))
         .collect();
     assert!(missed.is_empty(), "no walk comes past {missed:#?}");
-    println!("crash: {} CRASH comments, all of them walked", tags.len());
 }
