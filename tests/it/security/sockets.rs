@@ -30,7 +30,7 @@ fn sockets_and_files_are_the_daemons_users_alone_unless_configured_otherwise() {
         "goumemd.http.sock",
         "goumemd.keeper.sock",
     ] {
-        assert_eq!(mode(&in_directory(socket)), 0o600, "{socket}");
+        has_mode(&in_directory(socket), 0o600);
     }
     for half in ["control", "data"] {
         let file = in_directory("data").join(format!("p.{half}.goumem"));
@@ -39,8 +39,17 @@ fn sockets_and_files_are_the_daemons_users_alone_unless_configured_otherwise() {
     // With a mode that was asked for, those that clients use have it, and the keeper's does not.
     let daemon = DaemonProcess::start_for_everybody(PUPPETS);
     for socket in ["goumemd.sock", "goumemd.fd.sock", "goumemd.http.sock"] {
-        assert_eq!(mode(&daemon.directory().join(socket)), 0o666, "{socket}");
+        has_mode(&daemon.directory().join(socket), 0o666);
     }
+}
+
+/// Waits until a socket has its mode: it is bound first, so that for a moment only its owner can
+/// connect, whatever the mode is to be.
+fn has_mode(socket: &Path, expected: u32) {
+    let what = format!("{} has mode {expected:o}", socket.display());
+    eventually(PATIENCE, &what, || {
+        socket.exists() && mode(socket) == expected
+    });
 }
 
 #[test]
