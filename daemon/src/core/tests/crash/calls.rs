@@ -59,7 +59,7 @@ calls! {
     };
     "lease": |_| {}, |w| {
         let (core, alice, now) = w.by_alice();
-        let spec = SpanSpec::Class(super::blocks::class_of(SIZE));
+        let spec = SpanSpec::Class(blocks::class_of(SIZE));
         let request = Lease { pool_id: w.pool, spec, count: 1, request_id: ID };
         told(core.lease(alice, request, now), |spans| {
             let mut pages: Vec<_> = spans.iter().map(|s| (s.first_page, s.epoch)).collect();
@@ -70,7 +70,7 @@ calls! {
     "return of spans": |w| {
         for _ in 0..2 {
             let (_, alice, _) = w.by_alice();
-            let class = super::blocks::class_of(SIZE);
+            let class = blocks::class_of(SIZE);
             let spans = w.daemon().lease(alice, w.pool, class).unwrap();
             w.spans.extend(spans);
         }
@@ -222,7 +222,7 @@ calls! {
         let carol = w.daemon().caller(1000);
         let block = w.daemon().alloc(&carol, w.pool, SIZE).unwrap();
         w.daemon().core.pin(&carol, about(block), w.daemon().now).unwrap();
-        w.daemon().lease(&carol, w.pool, super::blocks::class_of(SIZE)).unwrap();
+        w.daemon().lease(&carol, w.pool, blocks::class_of(SIZE)).unwrap();
         let (_, alice, _) = w.by_alice();
         let daemon = goumem_alloc::SessionNumber::DAEMON;
         let arena = w.daemon().map_arenas(&carol, w.arenas, 6).try_get(daemon, 0).unwrap();

@@ -75,14 +75,12 @@ impl KeptWorld {
         let view = daemon.map_arenas(&bob, arenas, 6);
         // Bob's: a span with a private block and a shared one in it, a kept one with a pin, one
         // with a name, an arena alone and one that Alice holds as well.
-        let span = daemon
-            .lease(&bob, pool, super::blocks::class_of(SIZE))
-            .unwrap()[0];
+        let span = daemon.lease(&bob, pool, blocks::class_of(SIZE)).unwrap()[0];
         let mut leased = LeasedSpan::attach(&memory, lease_of(&span), number, false).unwrap();
         let block = leased.alloc();
         let shared = leased.alloc().unwrap();
         let shared = shared
-            .export(number, super::blocks::shape())
+            .export(number, blocks::shape())
             .map_err(|(_, error)| error)
             .unwrap();
         let [kept, named] = [(); 2].map(|()| daemon.alloc(&bob, pool, SIZE).unwrap());
