@@ -3,7 +3,7 @@
 //! told while the daemon lives (`sd_notify(3)`). The program reads it from the environment once, as
 //! a [`ServiceManager`], and passes that on as a value; without a manager all of it does nothing.
 //! The variables stay in this process's environment, since taking them out is not thread-safe;
-//! what the daemon starts is started without them ([`VARIABLES`]).
+//! what the daemon starts is started without them (`VARIABLES`).
 
 use std::collections::HashMap;
 use std::convert::Infallible;

@@ -1,7 +1,7 @@
 //! Who may come by TCP, and how they prove it: by nothing (loopback only), by a certificate of a
-//! CA that the daemon knows, or by a bearer token over TLS. What the files say is in [`Access`],
+//! CA that the daemon knows, or by a bearer token over TLS. What the files say is in `Access`,
 //! which reads them again when they change; which name a caller has, and which user that makes it,
-//! is in [`identity`].
+//! is in `identity`.
 
 use std::collections::BTreeMap;
 use std::io;
