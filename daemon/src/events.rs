@@ -90,6 +90,13 @@ impl Hub {
         let _ = self.sender.send(Arc::new(Told { event, about }));
     }
 
+    /// Tells that a connection was closed because there were too many, on the socket of that name.
+    pub(crate) fn tell_of_connection(&self, socket: &'static str) {
+        let socket = socket.to_owned();
+        let refused = Happening::ConnectionRefused { socket };
+        self.tell(About::Operators, refused, Instant::now());
+    }
+
     /// Returns what happens from now on, as far as the caller may see it.
     pub(crate) fn watch(&self, caller: Caller, request: WatchRequest, now: Instant) -> Watcher {
         let state = self.lock();

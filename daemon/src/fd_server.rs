@@ -39,8 +39,8 @@ pub(crate) async fn serve(
     tasks: TaskTracker,
 ) {
     let limit = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let shares = Shares::new("fd", MAX_CONNECTIONS);
-    let mut acceptor = Acceptor::new(listener, "fd", limit);
+    let shares = Shares::new("fd", MAX_CONNECTIONS).telling(Arc::clone(core.hub()));
+    let mut acceptor = Acceptor::new(listener, "fd", limit).telling(Arc::clone(core.hub()));
     while let Some((socket, permit)) = stop.run_until_cancelled(acceptor.accept()).await {
         let Ok(identity) = peer_identity(&socket) else {
             continue; // gone already

@@ -276,6 +276,12 @@ impl Metrics {
         }
     }
 
+    /// Returns how many connections were refused.
+    #[cfg(test)]
+    pub(crate) fn connections_refused(&self) -> u64 {
+        self.connections_refused.get()
+    }
+
     /// Writes all metrics as OpenMetrics text.
     pub fn encode(&self, observation: &Observation) -> String {
         let gauges = gauges::registry(observation, self.most_pools);

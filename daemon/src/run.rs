@@ -172,7 +172,13 @@ pub async fn run_under(
         let watching = systemd::watch(status.clone(), patience, core, ended.clone());
         background.tasks.spawn(watching);
     }
-    let incoming = listen::incoming(grpc, tcp, config.max_connections, &ended);
+    let incoming = listen::incoming(
+        grpc,
+        tcp,
+        config.max_connections,
+        background.core.hub(),
+        &ended,
+    );
     info!(
         version = env!("CARGO_PKG_VERSION"),
         socket = %socket.display(),

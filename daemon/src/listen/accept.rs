@@ -21,6 +21,7 @@ use super::Tcp;
 use super::peer::{LocalPeer, PeerInfo, PeerStream, Socket};
 use super::remote;
 use super::shares::{Holder, Shares};
+use crate::events::Hub;
 use crate::fd_room::{self, Purpose};
 
 /// Pauses after a failed accept: long enough to cost nothing, short enough not to be noticed.
@@ -57,6 +58,7 @@ pub(crate) struct Acceptor<L> {
     name: &'static str,
     limit: Arc<Semaphore>,
     full: bool,
+    hub: Option<Arc<Hub>>,
 }
 
 impl<L: Listen> Acceptor<L> {
@@ -67,6 +69,15 @@ impl<L: Listen> Acceptor<L> {
             name,
             limit,
             full: false,
+            hub: None,
+        }
+    }
+
+    /// Tells of each connection that was closed for want of a place.
+    pub(crate) fn telling(self, hub: Arc<Hub>) -> Self {
+        Self {
+            hub: Some(hub),
+            ..self
         }
     }
 
@@ -79,12 +90,15 @@ impl<L: Listen> Acceptor<L> {
                     self.full = false;
                     return (socket, permit);
                 }
-                // Said once, not for each of a flood.
-                Err(_) if !self.full => {
-                    self.full = true;
-                    warn!(socket = self.name, "too many connections: closing new ones");
+                Err(_) => {
+                    if let Some(hub) = &self.hub {
+                        hub.tell_of_connection(self.name);
+                    }
+                    // Said once, not for each of a flood.
+                    if !std::mem::replace(&mut self.full, true) {
+                        warn!(socket = self.name, "too many connections: closing new ones");
+                    }
                 }
-                Err(_) => {}
             }
         }
     }
@@ -114,6 +128,7 @@ impl<L: Listen> Acceptor<L> {
 pub(super) struct Entrance {
     limit: Arc<Semaphore>,
     shares: Shares,
+    hub: Arc<Hub>,
     to: mpsc::Sender<Result<PeerStream, Infallible>>,
     ended: CancellationToken,
 }
@@ -131,6 +146,7 @@ impl Entrance {
         let place = place.or_else(|| Arc::clone(&self.limit).try_acquire_owned().ok());
         let Some(place) = place else {
             debug!("closed a connection: there is no place for it");
+            self.hub.tell_of_connection("tcp");
             return;
         };
         let Some(share) = self.shares.take(holders(&peer)) else {
@@ -158,6 +174,7 @@ pub(crate) fn incoming(
     unix: UnixListener,
     tcp: Option<Tcp<TcpListener>>,
     max_connections: u32,
+    hub: &Arc<Hub>,
     ended: &CancellationToken,
 ) -> ReceiverStream<Result<PeerStream, Infallible>> {
     let places = fd_room::connections(max_connections) as usize;
@@ -165,14 +182,15 @@ pub(crate) fn incoming(
     let (sender, receiver) = mpsc::channel(1);
     let entrance = Entrance {
         limit: Arc::clone(&limit),
-        shares: Shares::new("grpc", places),
+        shares: Shares::new("grpc", places).telling(Arc::clone(hub)),
+        hub: Arc::clone(hub),
         to: sender,
         ended: ended.clone(),
     };
-    let unix = Acceptor::new(unix, "grpc", Arc::clone(&limit));
+    let unix = Acceptor::new(unix, "grpc", Arc::clone(&limit)).telling(Arc::clone(hub));
     tokio::spawn(forward_local(unix, entrance.clone()));
     if let Some(Tcp { listener, access }) = tcp {
-        let tcp = Acceptor::new(listener, "tcp", limit);
+        let tcp = Acceptor::new(listener, "tcp", limit).telling(Arc::clone(hub));
         tokio::spawn(remote::forward(tcp, access, entrance));
     }
     ReceiverStream::new(receiver)

@@ -10,6 +10,8 @@ use goumem_shm::os::peer::PeerIdentity;
 use goumem_shm::os::process::own_uid;
 use tracing::warn;
 
+use crate::events::Hub;
+
 /// Whose connections are counted together.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Holder {
@@ -65,6 +67,7 @@ impl Holder {
 pub(crate) struct Shares {
     name: &'static str,
     places: usize,
+    hub: Option<Arc<Hub>>,
     taken: Arc<Mutex<HashMap<Holder, Taken>>>,
 }
 
@@ -88,7 +91,16 @@ impl Shares {
         Self {
             name,
             places,
+            hub: None,
             taken: Arc::default(),
+        }
+    }
+
+    /// Tells of each place that was refused, as a connection.
+    pub(crate) fn telling(self, hub: Arc<Hub>) -> Self {
+        Self {
+            hub: Some(hub),
+            ..self
         }
     }
 
@@ -106,6 +118,9 @@ impl Shares {
                         places = full.n,
                         "has its share: refusing more"
                     );
+                }
+                if let Some(hub) = &self.hub {
+                    hub.tell_of_connection(self.name);
                 }
                 return None;
             }

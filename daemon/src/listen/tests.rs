@@ -149,12 +149,19 @@ fn tcp_port_is_the_one_that_was_bound() {
 #[tokio::test]
 async fn connection_above_the_limit_is_closed_and_a_place_is_free_again_after_one_ends() {
     use std::sync::Arc;
+    use std::time::Instant;
+
+    use crate::events::Hub;
+    use crate::metrics::Metrics;
     use tokio::net::{UnixListener as Listener, UnixStream as Stream};
     use tokio::sync::Semaphore;
 
     let (_directory, config) = private();
     let listener = Listener::bind(&config.socket).unwrap();
-    let mut acceptor = Acceptor::new(listener, "test", Arc::new(Semaphore::new(1)));
+    let metrics = Arc::new(Metrics::new(1));
+    let hub = Arc::new(Hub::new(Arc::clone(&metrics), Instant::now()));
+    let mut acceptor =
+        Acceptor::new(listener, "test", Arc::new(Semaphore::new(1))).telling(Arc::clone(&hub));
     let _alice = Stream::connect(&config.socket).await.unwrap();
     let (accepted, permit) = acceptor.accept().await;
 
@@ -168,6 +175,12 @@ async fn connection_above_the_limit_is_closed_and_a_place_is_free_again_after_on
         read = closed => read,
     };
     assert_eq!(read, 0, "bob's connection is at its end");
+    assert_eq!(metrics.connections_refused(), 1, "and is counted");
+    // So is one whose owner has its share.
+    let shares = Shares::new("test", 1).telling(hub);
+    let _place = shares.take(vec![Holder::Remote]).unwrap();
+    assert!(shares.take(vec![Holder::Remote]).is_none());
+    assert_eq!(metrics.connections_refused(), 2);
 
     drop((accepted, permit));
     let _carol = Stream::connect(&config.socket).await.unwrap();
