@@ -36,17 +36,16 @@ pub(crate) use sent::{in_current, send, send_control, traced};
 mod sent {
     use opentelemetry::trace::TraceContextExt as _;
     use tonic::GrpcMethod;
-    use tracing::{Instrument as _, Span, field};
+    use tracing::{Instrument as _, Span};
     use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
     use super::{Call, Future, Request};
 
+    /// What an attempt is called until its method is known.
+    const ATTEMPT: &str = "call";
+
     pub(crate) fn traced<F: Future>(future: F) -> impl Future<Output = F::Output> + use<F> {
-        future.instrument(tracing::info_span!(
-            "call",
-            otel.kind = "client",
-            otel.name = field::Empty
-        ))
+        future.instrument(tracing::info_span!(ATTEMPT, otel.kind = "client"))
     }
 
     pub(crate) fn in_current<F: Future>(future: F) -> impl Future<Output = F::Output> + use<F> {
@@ -54,19 +53,16 @@ mod sent {
     }
 
     pub(crate) fn send(request: &mut Request<()>) {
-        if let Some(method) = request.extensions().get::<GrpcMethod<'static>>() {
-            let name = format!("{}/{}", method.service(), method.method());
-            Span::current().record("otel.name", name);
-        }
-        let value = traceparent().and_then(|text| text.parse().ok());
+        let method = request.extensions().get::<GrpcMethod<'static>>();
+        let name = method.map(|method| format!("{}/{}", method.service(), method.method()));
+        let value = traceparent(name).and_then(|text| text.parse().ok());
         if let Some(value) = value {
             request.metadata_mut().insert("traceparent", value);
         }
     }
 
     pub(crate) fn send_control(call: &Call) -> String {
-        Span::current().record("otel.name", format!("Control/{}", name(call)));
-        traceparent().unwrap_or_default()
+        traceparent(Some(format!("Control/{}", name(call)))).unwrap_or_default()
     }
 
     fn name(call: &Call) -> &'static str {
@@ -83,18 +79,24 @@ mod sent {
         }
     }
 
-    /// Writes the current span as the W3C has it, if it is part of a trace.
-    fn traceparent() -> Option<String> {
-        let context = Span::current().context();
+    /// Writes the current span as the W3C has it, if it is part of a trace, and gives it a name if
+    /// it is an attempt's: the streams are opened within the caller's own.
+    fn traceparent(name: Option<String>) -> Option<String> {
+        let current = Span::current();
+        let is_attempt = current.metadata().is_some_and(|metadata| {
+            metadata.name() == ATTEMPT && metadata.target() == module_path!()
+        });
+        let context = current.context();
         let span = context.span();
-        let span = span.span_context();
-        span.is_valid().then(|| {
-            format!(
-                "00-{}-{}-{:02x}",
-                span.trace_id(),
-                span.span_id(),
-                span.trace_flags().to_u8()
-            )
-        })
+        let ids = span.span_context();
+        if !ids.is_valid() {
+            return None;
+        }
+        if let Some(name) = name.filter(|_| is_attempt) {
+            // It has begun, and a field of tracing's would come too late.
+            span.update_name(name);
+        }
+        let (trace, flags) = (ids.trace_id(), ids.trace_flags().to_u8());
+        Some(format!("00-{trace}-{}-{flags:02x}", ids.span_id()))
     }
 }

@@ -57,6 +57,12 @@ impl Collector {
         (collector, endpoint)
     }
 
+    /// Returns the names of all spans, for messages.
+    fn names(&self) -> Vec<String> {
+        let spans = self.0.lock().unwrap();
+        spans.iter().map(|(_, span)| span.name.clone()).collect()
+    }
+
     /// Returns the span of that name which `service` has sent.
     fn span(&self, service: &str, name: &str) -> Option<Span> {
         let spans = self.0.lock().unwrap();
@@ -113,7 +119,9 @@ fn calls_of_a_client_and_the_daemons_work_are_one_trace() {
     });
     let mut client = start(&["traced", "--", path], "the-client", &endpoint);
     assert!(client.0.wait().unwrap().success());
-    let work = collector.span("the-client", "work").unwrap();
+    let missing = |name: &str| -> ! { panic!("{name} is missing: {:?}", collector.names()) };
+    let work = collector.span("the-client", "work");
+    let work = work.unwrap_or_else(|| missing("work"));
     assert!(work.parent_span_id.is_empty());
     // Calls by themselves have it in their metadata, those of the Control stream in the message.
     for (called, done) in [
@@ -124,7 +132,7 @@ fn calls_of_a_client_and_the_daemons_work_are_one_trace() {
         ("Control/Lease", "Lease"),
     ] {
         let call = collector.span("the-client", called);
-        let call = call.unwrap_or_else(|| panic!("{called} is missing: {collector:?}"));
+        let call = call.unwrap_or_else(|| missing(called));
         assert_eq!(call.trace_id, work.trace_id, "{called}");
         assert_eq!(call.parent_span_id, work.span_id, "{called}");
         eventually(PATIENCE, "the daemon's span is there", || {
