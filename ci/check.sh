@@ -34,8 +34,10 @@ step "the live page in a real browser"
 bash ci/page.sh
 step "the campaign: a minute of kills"
 bash ci/campaign.sh
-step "clippy of the feature otel"
-cargo clippy -p goumemd -p goumem --features goumemd/otel,goumem/otel --all-targets --quiet -- -D warnings
+step "traces: the feature otel"
+cargo clippy -p goumemd -p goumem -p goumem-tests --features goumemd/otel,goumem/otel,goumem-tests/otel \
+    --all-targets --quiet -- -D warnings
+cargo test --quiet -p goumem-tests --features otel --test it -- otel::
 step "cargo test --workspace"
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
