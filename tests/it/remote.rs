@@ -25,12 +25,11 @@ use cable::Cable;
 use certificates::Authority;
 
 const MIB: u64 = 1 << 20;
-/// The files of a daemon with both kinds of proof, in one directory.
 const ALICE: &str = "alice-has-this-token";
 const BOB: &str = "bob-has-another-token";
 
 /// Configures TCP on a loopback address, as any other would have to be: TLS, and a proof of who
-/// comes.
+/// comes, either kind. The files for it go to one directory.
 fn secured(config: &mut Config, files: &Path) {
     let ca = Authority::new();
     ca.write(&files.join("ca.pem"));
